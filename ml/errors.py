@@ -1,0 +1,99 @@
+"""The one tree of errors that the ml layer raises.
+
+    SpeechError
+    ├── AudioError                    the audio itself is at fault
+    │   ├── EmptyAudioError           EMPTY_AUDIO
+    │   ├── UndecodableAudioError     UNDECODABLE_AUDIO
+    │   ├── AudioTooLongError         AUDIO_TOO_LONG
+    │   └── InvalidSampleRateError    INVALID_SAMPLE_RATE
+    ├── DecoderUnavailableError       DECODER_UNAVAILABLE
+    ├── DecodingCancelledError        CANCELLED
+    ├── ModelError
+    │   ├── ModelNotFoundError        MODEL_NOT_FOUND
+    │   └── ModelFormatError          MODEL_FORMAT
+    └── RecognitionError              RECOGNITION_FAILED
+
+`str(error)` is one line in Russian, fit to be shown to whoever sent the audio or runs the program: it names what is
+wrong and what to do about it, and carries neither a path of this machine nor the raw output of another program.
+Those belong in `__cause__` and in the log.
+"""
+
+from typing import ClassVar
+
+
+class SpeechError(Exception):
+    """Base of every error of this layer; raise one of the leaves.
+
+    `code` is stable and upper-case: clients and dashboards may match on it, the text may change.
+    """
+
+    code: ClassVar[str] = "SPEECH_ERROR"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+
+class AudioError(SpeechError):
+    """The audio is at fault: sending the same bytes again gives the same error."""
+
+    code = "AUDIO_ERROR"
+
+
+class EmptyAudioError(AudioError):
+    """There is not a single byte of audio."""
+
+    code = "EMPTY_AUDIO"
+
+
+class UndecodableAudioError(AudioError):
+    """No sound could be got out of the bytes, or the decoder broke down over them."""
+
+    code = "UNDECODABLE_AUDIO"
+
+
+class AudioTooLongError(AudioError):
+    """The audio lasts longer than the limit on one recording."""
+
+    code = "AUDIO_TOO_LONG"
+
+
+class InvalidSampleRateError(AudioError):
+    """The sample rate given for raw PCM is outside what can be resampled."""
+
+    code = "INVALID_SAMPLE_RATE"
+
+
+class DecoderUnavailableError(SpeechError):
+    """There is no usable ffmpeg on this machine."""
+
+    code = "DECODER_UNAVAILABLE"
+
+
+class DecodingCancelledError(SpeechError):
+    """Whoever asked for the audio no longer wants it."""
+
+    code = "CANCELLED"
+
+
+class ModelError(SpeechError):
+    """The model cannot be loaded."""
+
+    code = "MODEL_ERROR"
+
+
+class ModelNotFoundError(ModelError):
+    """There is no model under the given name or folder."""
+
+    code = "MODEL_NOT_FOUND"
+
+
+class ModelFormatError(ModelError):
+    """The files are there but are not a model this program can run: damaged, incomplete, or of another kind."""
+
+    code = "MODEL_FORMAT"
+
+
+class RecognitionError(SpeechError):
+    """The model failed over a chunk of audio."""
+
+    code = "RECOGNITION_FAILED"
