@@ -1,0 +1,120 @@
+"""Composition root: flags and settings in, the chosen implementation served."""
+
+import os
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: python api/grpc/transcription_server.py
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc's own lines would drown our one line about a taken port
+
+import argparse
+import logging
+import signal
+import time
+from types import FrameType
+from typing import NoReturn
+
+from api.grpc.server import PortTakenError, TranscriptionServer
+from ml.errors import SpeechError
+from resources.config import ConfigurationError, Settings, load_settings
+from services.transcription.implementations import BorealisTranscriptionService
+from services.transcription.interface import ITranscriptionService
+
+AVAILABLE_IMPLEMENTATIONS: dict[str, type[ITranscriptionService]] = {
+    "borealis": BorealisTranscriptionService,
+}
+
+_STOP_POLL_S = 0.5  # Windows notices Ctrl+C only between waits
+_EXAMPLES = """Примеры:
+  python start.py
+  python start.py --port 50052
+  python start.py --implementation borealis
+  python start.py --port 50052 --implementation borealis
+  python start.py --model ml/checkpoints/borealis-tiny-ru --device cpu
+
+Остальные настройки: resources/.env.example (переменные окружения или файл .env)."""
+
+
+class StopRequested(BaseException):
+    """Ctrl+C or SIGTERM."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(f"{message}. Справка: python start.py --help")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the server until it is told to stop; returns the exit code."""
+    try:
+        flags = _parse(arguments)
+        implementation = flags.pop("implementation")
+        settings = load_settings(**flags)
+        _configure_logging(settings)
+        return serve(implementation, settings)
+    except (ConfigurationError, PortTakenError, SpeechError) as error:
+        print(f"❌ {error}", file=sys.stderr)
+        return 1
+
+
+def serve(implementation: str, settings: Settings) -> int:
+    """Serves `implementation` until Ctrl+C or SIGTERM.
+
+    Raises:
+        ConfigurationError: there is no such implementation.
+        PortTakenError: the address cannot be listened on.
+        SpeechError: the implementation cannot start.
+    """
+    if implementation not in AVAILABLE_IMPLEMENTATIONS:
+        names = ", ".join(AVAILABLE_IMPLEMENTATIONS)
+        raise ConfigurationError(f"Неизвестная реализация {implementation!r} (--implementation). Доступны: {names}")
+    server = TranscriptionServer(AVAILABLE_IMPLEMENTATIONS[implementation](), settings)
+    _on_stop_signals(_request_stop)
+    try:
+        server.start()
+        while True:
+            time.sleep(_STOP_POLL_S)
+    except StopRequested:
+        logging.getLogger("TranscriptionServer").info("🛑 Останавливаюсь: новые запросы не принимаются")
+    finally:
+        _on_stop_signals(signal.SIG_DFL)  # a second Ctrl+C ends at once
+        server.stop()
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> dict[str, str | int | None]:
+    parser = _Parser(
+        prog="start.py",
+        description="gRPC сервис транскрипции аудио с моделью Borealis",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = ", ".join(AVAILABLE_IMPLEMENTATIONS)
+    parser.add_argument("--port", dest="server_port", metavar="N", help="порт (SERVER_PORT, по умолчанию 50051)")
+    parser.add_argument("--host", dest="server_host", metavar="H", help="адрес (SERVER_HOST, по умолчанию [::])")
+    parser.add_argument("--implementation", metavar="NAME", default="borealis", help=f"реализация: {names}")
+    parser.add_argument("--model", dest="model_name", metavar="M", help="папка или имя модели на хабе (MODEL_NAME)")
+    parser.add_argument("--device", dest="model_device", metavar="D", help="cuda, cuda:N или cpu (MODEL_DEVICE)")
+    return vars(parser.parse_args(arguments))
+
+
+def _configure_logging(settings: Settings) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a console that cannot show a sign must not stop the work
+    logging.basicConfig(level=settings.logging_level, format=settings.logging_format, datefmt="%Y-%m-%d %H:%M:%S")
+
+
+def _on_stop_signals(handler: object) -> None:
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # SIGBREAK is Windows' Ctrl+Break
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), handler)  # type: ignore[arg-type]
+
+
+def _request_stop(_signal: int, _frame: FrameType | None) -> None:
+    raise StopRequested
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Takes a model from its name to a warm engine."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ml.borealis.checkpoint import prepare_checkpoint
+from ml.borealis.engine import Engine
+from ml.borealis.model import BorealisModel, GenerationOptions, resolve_device, resolve_dtype
+
+_log = logging.getLogger("BorealisModel")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model to run, where and how."""
+
+    name: str  # a folder or a hub name
+    cache_dir: Path
+    device: str = "cuda"
+    dtype: str = "auto"
+    batch_size: int = 32  # chunks recognised together
+    revision: str | None = None
+    local_files_only: bool = False
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
+
+
+def load_engine(options: ModelOptions) -> Engine:
+    """Prepares the checkpoint, loads the model and runs a warm-up inference.
+
+    Raises:
+        ModelError: the model is missing or damaged.
+    """
+    checkpoint = prepare_checkpoint(
+        options.name, options.cache_dir, revision=options.revision, local_files_only=options.local_files_only
+    )
+    device = resolve_device(options.device)
+    dtype = resolve_dtype(options.dtype, device)
+    _log.info("⏳ Загрузка модели %s (%s, %s)", checkpoint.name, device, str(dtype).removeprefix("torch."))
+    model = BorealisModel.load(checkpoint.path, device, dtype, options.generation)
+    engine = Engine(model, options.batch_size)
+    engine.warm_up()
+    _log.info("🚀 Модель готова: %s, батч %d", checkpoint.name, options.batch_size)
+    return engine

@@ -1,0 +1,111 @@
+"""Both calls, implemented once over one pipeline; an implementation fills the hook `recognise`."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+import grpc
+
+from generated.v1 import transcription_pb2
+from ml.audio.decoding import AudioDecoder, find_ffmpeg
+from ml.audio.splitting import Chunk
+from ml.errors import SpeechError
+from ml.pipeline import Pipeline, Transcript
+from resources.config import Settings
+from services.transcription.errors import IN_BAND, outcome_of
+from services.transcription.interface import ITranscriptionService
+from services.transcription.request_log import log_failed, log_finished, log_received
+from services.transcription.upload import Description, check_content, spool
+
+ERROR_CODE_TRAILER = "x-error-code"
+
+
+class TranscriptionServiceBase(ITranscriptionService):
+    """Spool → decode → split at pauses → recognise → assemble, for the unary and the streamed call alike.
+
+    An implementation either fills `recognise` and `get_version`, or overrides the two calls.
+    """
+
+    _pipeline: Pipeline
+    _stream_max_bytes: int
+
+    def __init__(self) -> None:
+        self._log = logging.getLogger(type(self).__name__)
+
+    def start(self, settings: Settings) -> None:
+        """Finds the decoder and sets the limits; an implementation that needs more extends it."""
+        decoder = AudioDecoder(
+            find_ffmpeg(settings.ffmpeg_binary), settings.audio_max_duration_s, settings.audio_decode_timeout_s
+        )
+        self._pipeline = Pipeline(decoder, settings.model_chunk_duration, self.recognise)
+        self._stream_max_bytes = settings.stream_max_bytes
+
+    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        """Turns chunks (≤ 30 s, in order) into their texts, one each, in the same order.
+
+        May read ahead as far as it likes, and should end soon once `cancelled` is set.
+        """
+        raise NotImplementedError(f"{type(self).__name__} fills neither recognise nor the two calls")
+
+    def TranscribeAudio(
+        self, request: transcription_pb2.AudioRequest, context: grpc.ServicerContext
+    ) -> transcription_pb2.TranscriptionResponse:
+        """Transcribes a whole audio file."""
+        description = Description(request.filename, request.format, request.sample_rate)
+        return self._answer(description, [request.audio_data], None, context)
+
+    def TranscribeAudioStream(
+        self, request_iterator: Iterator[transcription_pb2.AudioChunk], context: grpc.ServicerContext
+    ) -> transcription_pb2.TranscriptionResponse:
+        """Transcribes an audio file that arrives in pieces."""
+        first = next(request_iterator, transcription_pb2.AudioChunk())
+        description = Description(first.filename, first.format, first.sample_rate)
+        pieces = (piece.chunk_data for piece in chain([first], request_iterator))
+        return self._answer(description, pieces, self._stream_max_bytes, context)
+
+    def _answer(
+        self, description: Description, pieces: Iterable[bytes], max_bytes: int | None, context: grpc.ServicerContext
+    ) -> transcription_pb2.TranscriptionResponse:
+        cancelled = threading.Event()
+        context.add_callback(cancelled.set)
+        started_s = time.perf_counter()
+        try:
+            with spool(description, pieces, max_bytes) as upload:
+                started_s = time.perf_counter()
+                log_received(self._log, upload)
+                check_content(upload)
+                transcript = self._pipeline.transcribe(
+                    upload.file, pcm_sample_rate=description.pcm_sample_rate, cancelled=cancelled
+                )
+        except SpeechError as error:
+            return self._refuse(error, time.perf_counter() - started_s, context)
+        return self._assemble(transcript, time.perf_counter() - started_s)
+
+    def _assemble(self, transcript: Transcript, processing_s: float) -> transcription_pb2.TranscriptionResponse:
+        stats = transcription_pb2.TranscriptionStats(
+            word_count=len(transcript.text.split()),
+            char_count=len(transcript.text),
+            speed_factor=transcript.audio_duration_s / processing_s,
+        )
+        log_finished(self._log, processing_s, stats.speed_factor, stats.word_count, stats.char_count)
+        return transcription_pb2.TranscriptionResponse(
+            transcript=transcript.text,
+            success=True,
+            processing_time=processing_s,
+            audio_duration=transcript.audio_duration_s,
+            stats=stats,
+        )
+
+    def _refuse(
+        self, error: SpeechError, processing_s: float, context: grpc.ServicerContext
+    ) -> transcription_pb2.TranscriptionResponse:
+        log_failed(self._log, error.code, str(error))
+        context.set_trailing_metadata(((ERROR_CODE_TRAILER, error.code),))
+        status = outcome_of(error)
+        if status is not IN_BAND:
+            context.abort(status, str(error))
+        return transcription_pb2.TranscriptionResponse(
+            success=False, error_message=str(error), processing_time=processing_s
+        )

@@ -1,0 +1,7 @@
+"""The implementations to choose from."""
+
+from services.transcription.implementations.borealis_service import BorealisTranscriptionService
+
+__all__ = [
+    "BorealisTranscriptionService",
+]

@@ -1,0 +1,60 @@
+"""The Borealis implementation: chunks go to the engine that owns the model and its device."""
+
+import threading
+from collections.abc import Iterator
+
+from generated.v1 import transcription_pb2_grpc
+from ml.audio.splitting import Chunk
+from ml.borealis.loading import ModelOptions, load_engine
+from ml.borealis.model import GenerationOptions
+from ml.pipeline import recognise_with
+from resources.config import Settings
+from services.transcription.base_service import TranscriptionServiceBase
+
+
+class BorealisTranscriptionService(TranscriptionServiceBase, transcription_pb2_grpc.TranscriptionServiceServicer):
+    """Transcribes with Borealis, batching the chunks of all requests together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stop_engine = lambda: None
+
+    def start(self, settings: Settings) -> None:
+        """Loads the model, once, and runs a warm-up inference."""
+        super().start(settings)
+        engine = load_engine(model_options(settings))
+        self._stop_engine = engine.close
+        self._recognise = recognise_with(engine, window=2 * settings.model_batch_size)
+
+    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        """See the base class."""
+        return self._recognise(chunks, cancelled)
+
+    def get_version(self) -> str:
+        """Names the implementation."""
+        return "borealis"
+
+    def stop(self) -> None:
+        """Ends the engine's thread and frees the device."""
+        self._stop_engine()
+
+
+def model_options(settings: Settings) -> ModelOptions:
+    """The settings that concern the model, as a value of the ml layer."""
+    return ModelOptions(
+        name=settings.model_name,
+        revision=settings.model_revision,
+        local_files_only=settings.model_local_files_only,
+        cache_dir=settings.model_cache_dir,
+        device=settings.model_device,
+        dtype=settings.model_dtype,
+        batch_size=settings.model_batch_size,
+        generation=GenerationOptions(
+            max_new_tokens=settings.model_max_new_tokens,
+            do_sample=settings.model_do_sample,
+            temperature=settings.model_temperature,
+            top_p=settings.model_top_p,
+            top_k=settings.model_top_k,
+            seed=settings.model_seed,
+        ),
+    )

@@ -1,0 +1,42 @@
+"""The contract every transcription implementation fulfils, at the protobuf edge."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import grpc
+
+from generated.v1 import transcription_pb2
+from resources.config import Settings
+
+
+class ITranscriptionService(ABC):
+    """What the server needs of an implementation: the two calls, a version and a life cycle.
+
+    The server builds an implementation without arguments, calls `start` before it serves and `stop` after it has.
+    """
+
+    @abstractmethod
+    def TranscribeAudio(
+        self, request: transcription_pb2.AudioRequest, context: grpc.ServicerContext
+    ) -> transcription_pb2.TranscriptionResponse:
+        """Transcribes a whole audio file."""
+
+    @abstractmethod
+    def TranscribeAudioStream(
+        self, request_iterator: Iterator[transcription_pb2.AudioChunk], context: grpc.ServicerContext
+    ) -> transcription_pb2.TranscriptionResponse:
+        """Transcribes an audio file that arrives in pieces."""
+
+    @abstractmethod
+    def get_version(self) -> str:
+        """Names the implementation and its version, for the logs."""
+
+    def start(self, settings: Settings) -> None:  # noqa: B027 - nothing to prepare is a fine default
+        """Prepares for requests: finds tools, loads and warms up the model. Called once, before the first request.
+
+        Raises:
+            ml.errors.SpeechError: it cannot serve; the message is one line for the operator.
+        """
+
+    def stop(self) -> None:  # noqa: B027
+        """Releases what `start` took. Called once, after the last request."""
