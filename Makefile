@@ -1,0 +1,24 @@
+# make demo: hear the service work.  make test: the tests.  make check: everything a change must pass.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check lint
+demo: .venv/installed
+	$(BIN)/python -m tests.demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+check: lint test
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,91 @@
+"""Real servers for the tests: one around a fake recogniser for each test, one around the bundled model for all."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from api.grpc.server import TranscriptionServer
+from generated.v1 import transcription_pb2_grpc
+from ml.audio.splitting import Chunk
+from resources.config import PROJECT_ROOT, Settings
+from services.transcription.base_service import TranscriptionServiceBase
+from services.transcription.implementations import BorealisTranscriptionService
+from services.transcription.interface import ITranscriptionService
+
+TINY_MODEL = PROJECT_ROOT / "ml" / "checkpoints" / "borealis-tiny-ru"
+SAMPLES = PROJECT_ROOT / "resources" / "samples"
+
+Stub = transcription_pb2_grpc.TranscriptionServiceStub
+Serve = Callable[..., Stub]
+
+
+class FakeService(TranscriptionServiceBase):
+    """Recognises nothing: answers each chunk with its number. `recognised` keeps the chunks it got."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recognised: list[Chunk] = []
+
+    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        for number, chunk in enumerate(chunks, start=1):
+            self.recognised.append(chunk)
+            yield f"часть {number}"
+
+    def get_version(self) -> str:
+        return "fake"
+
+
+def settings_for_tests(**values: Any) -> Settings:
+    """Settings that no environment and no .env file can change."""
+    defaults = {"server_host": "127.0.0.1", "server_port": 0, "shutdown_grace_s": 5, "model_device": "cpu"}
+    return Settings(_env_file=None, **{**defaults, **values})
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Call it with an implementation (and settings) to get a stub of a real server around it."""
+    running: list[tuple[TranscriptionServer, grpc.Channel]] = []
+
+    def run(service: ITranscriptionService, **values: Any) -> Stub:
+        server = TranscriptionServer(service, settings_for_tests(**values))
+        server.start()
+        channel = grpc.insecure_channel(
+            f"127.0.0.1:{server.port}",
+            options=[("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
+        )
+        running.append((server, channel))
+        return transcription_pb2_grpc.TranscriptionServiceStub(channel)
+
+    yield run
+    for server, channel in running:
+        channel.close()
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Iterator[Stub]:
+    """A stub of one server with the bundled model, shared by all tests that need real recognition."""
+    server = TranscriptionServer(
+        BorealisTranscriptionService(), settings_for_tests(model_name=str(TINY_MODEL), model_batch_size=4)
+    )
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}", options=[("grpc.max_send_message_length", -1)]) as channel:
+        yield transcription_pb2_grpc.TranscriptionServiceStub(channel)
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the machine the tests run on do not reach them."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+def sample(name: str) -> Path:
+    """A shipped recording."""
+    return SAMPLES / name

@@ -1,0 +1,99 @@
+"""Real speech in, the right words out: the bundled model behind both calls of a real server."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import jiwer
+import pytest
+
+from generated.v1 import transcription_pb2
+from resources.config import PROJECT_ROOT
+from tests.conftest import TINY_MODEL, Stub, sample
+from tests.integration.processes import Health, run, started, wait_for
+from tests.unit.media import FORMATS, encode
+
+SEED_CLIENT = """
+import grpc
+from generated.v1 import transcription_pb2, transcription_pb2_grpc
+
+# Подключение к серверу
+channel = grpc.insecure_channel('localhost:50051')
+stub = transcription_pb2_grpc.TranscriptionServiceStub(channel)
+
+# Чтение аудио файла
+with open('audio.mp3', 'rb') as f:
+    audio_data = f.read()
+
+# Отправка запроса
+request = transcription_pb2.AudioRequest(
+    audio_data=audio_data,
+    filename='audio.mp3',
+    format='mp3'
+)
+
+response = stub.TranscribeAudio(request)
+
+print(f"Транскрипция: {response.transcript}")
+print(f"Время обработки: {response.processing_time:.2f}s")
+print(f"Скорость: {response.stats.speed_factor:.1f}x")
+"""
+
+
+def reference(name: str) -> str:
+    return sample(name).with_suffix(".txt").read_text(encoding="utf-8").strip()
+
+
+def transcribe(stub: Stub, path: Path) -> transcription_pb2.TranscriptionResponse:
+    return stub.TranscribeAudio(transcription_pb2.AudioRequest(audio_data=path.read_bytes(), filename=path.name))
+
+
+def pieces(path: Path, size: int) -> Iterator[transcription_pb2.AudioChunk]:
+    data = path.read_bytes()
+    for start in range(0, len(data), size):
+        yield transcription_pb2.AudioChunk(chunk_data=data[start : start + size], filename=path.name)
+
+
+def test_shipped_recording_is_transcribed_word_for_word_by_both_calls(bundled: Stub) -> None:
+    path = sample("demo.wav")
+    unary = transcribe(bundled, path)
+    streamed = bundled.TranscribeAudioStream(pieces(path, 10_000))
+    assert unary.transcript == reference("demo.wav")
+    assert streamed.transcript == unary.transcript
+    assert unary.success and unary.stats.word_count == len(reference("demo.wav").split())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_of_one_recording_gives_one_transcript(bundled: Stub, tmp_path: Path, name: str) -> None:
+    path = encode(sample("demo.wav"), tmp_path, name)
+    assert transcribe(bundled, path).transcript == reference("demo.wav")
+
+
+def test_three_minute_recording_loses_nothing_at_its_cuts(bundled: Stub) -> None:
+    path = next(sample("").glob("recording-3min.[!t]*"))
+    response = transcribe(bundled, path)
+    assert response.audio_duration > 170
+    counts = jiwer.process_words(reference(path.name), response.transcript)
+    assert counts.wer <= 0.05, counts
+
+
+def test_digital_silence_is_a_success_without_words(bundled: Stub) -> None:
+    response = bundled.TranscribeAudio(
+        transcription_pb2.AudioRequest(audio_data=bytes(3 * 32_000), filename="silence.raw", format="pcm")
+    )
+    assert response.success and response.transcript == "" and response.audio_duration == pytest.approx(3)
+
+
+def test_documented_client_code_runs_unchanged_against_start_py(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", 50051)) == 0:
+            pytest.skip("port 50051, which the documented client names, is taken on this machine")
+    (tmp_path / "audio.mp3").write_bytes(sample("demo.mp3").read_bytes())
+    (tmp_path / "client.py").write_text(SEED_CLIENT, encoding="utf-8")
+    with started(PROJECT_ROOT, "start.py", MODEL_NAME=str(TINY_MODEL), MODEL_DEVICE="cpu") as process:
+        with grpc.insecure_channel("localhost:50051") as channel:
+            wait_for(channel, Health.SERVING, process)
+        result = run(tmp_path, "client.py", PYTHONPATH=str(PROJECT_ROOT))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == f"Транскрипция: {reference('demo.wav')}"

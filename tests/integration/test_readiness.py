@@ -1,0 +1,79 @@
+"""Health and calls while the implementation is being prepared, and after the server stops."""
+
+import threading
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from api.grpc.server import SERVICE_NAME, PortTakenError, TranscriptionServer
+from generated.v1 import transcription_pb2, transcription_pb2_grpc
+from resources.config import Settings
+from tests.conftest import FakeService, settings_for_tests
+
+Health = health_pb2.HealthCheckResponse
+
+
+class SlowToStart(FakeService):
+    """Takes as long to start as the test wants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_start = threading.Event()
+
+    def start(self, settings: Settings) -> None:
+        super().start(settings)
+        assert self.may_start.wait(20)
+
+
+@pytest.fixture
+def starting() -> Iterator[tuple[SlowToStart, grpc.Channel, threading.Thread]]:
+    """A server that listens but whose implementation is not ready yet."""
+    service = SlowToStart()
+    server = TranscriptionServer(service, settings_for_tests())
+    thread = threading.Thread(target=server.start)
+    thread.start()
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        grpc.channel_ready_future(channel).result(timeout=10)
+        yield service, channel, thread
+    service.may_start.set()
+    thread.join()
+    server.stop()
+
+
+def check(channel: grpc.Channel, name: str) -> int:
+    request = health_pb2.HealthCheckRequest(service=name)
+    status: int = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status
+    return status
+
+
+@pytest.mark.parametrize("name", ["", SERVICE_NAME])
+def test_health_is_not_serving_until_the_model_is_ready(
+    starting: tuple[SlowToStart, grpc.Channel, threading.Thread], name: str
+) -> None:
+    service, channel, thread = starting
+    assert check(channel, name) == Health.NOT_SERVING
+    service.may_start.set()
+    thread.join()
+    assert check(channel, name) == Health.SERVING
+
+
+def test_call_before_the_model_is_ready_is_told_to_come_back(
+    starting: tuple[SlowToStart, grpc.Channel, threading.Thread],
+) -> None:
+    _, channel, _ = starting
+    stub = transcription_pb2_grpc.TranscriptionServiceStub(channel)
+    with pytest.raises(grpc.RpcError) as refusal:
+        stub.TranscribeAudio(transcription_pb2.AudioRequest(), timeout=5)
+    assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert int(dict(refusal.value.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
+
+
+def test_second_server_on_the_same_port_is_refused() -> None:
+    first = TranscriptionServer(FakeService(), settings_for_tests())
+    try:
+        with pytest.raises(PortTakenError, match=str(first.port)):
+            TranscriptionServer(FakeService(), settings_for_tests(server_port=first.port))
+    finally:
+        first.stop()
