@@ -1,0 +1,182 @@
+"""The Borealis network with its tokenizer, prompt and features: waveforms in, texts out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedTokenizerBase, VoxtralForConditionalGeneration
+
+from ml.borealis.device import resolve_device, resolve_dtype
+from ml.borealis.features import N_FRAMES, N_MELS, LogMel
+from ml.borealis.prompt import Prompt, build_prompt
+from ml.borealis.tokenizer import load_tokenizer
+from ml.borealis.upstream import CONV_STRIDE
+from ml.errors import ModelFormatError
+
+__all__ = ["BorealisModel", "GenerationOptions", "Waveform", "pad_chunks", "resolve_device", "resolve_dtype"]
+
+Waveform = npt.NDArray[np.float32]  # (N,) mono at 16 kHz, in [-1, 1], at most 30 s
+
+# Chunks in one pass of the encoder: a CPU's caches hold one, a GPU's activations stay below 1 GiB.
+ENCODER_GROUP = {"cpu": 1, "cuda": 16}
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How text is drawn from the model; the sampling values are those of the model card."""
+
+    max_new_tokens: int = 350  # the longest answer to a chunk, in tokens
+    do_sample: bool = False  # greedy, hence deterministic
+    temperature: float = 0.2  # this and the following count only when sampling
+    top_p: float = 0.9
+    top_k: int = 50
+    seed: int = 0
+
+
+class BorealisModel:
+    """A loaded checkpoint on one device; not for use by several threads at once.
+
+    `transcribe_batch` is the whole way through; the steps it is made of are public for an engine to rearrange:
+    `features`, `encode`, `embed`, `generate`, `decode`, and the parts `language_model` and `lm_head`.
+    """
+
+    def __init__(
+        self,
+        network: VoxtralForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Prompt,
+        options: GenerationOptions,
+    ) -> None:
+        self.network = network
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.options = options
+        self.device: torch.device = network.device
+        self.dtype: torch.dtype = network.dtype
+        self.log_mel = LogMel(self.device)
+        network.generation_config = _generation_config(options, tokenizer)
+        self._prefix_ids = torch.tensor([prompt.prefix_ids], device=self.device)  # (1, P)
+        self._suffix_ids = torch.tensor([prompt.suffix_ids], device=self.device)  # (1, S)
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint_path: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        options: GenerationOptions = GenerationOptions(),
+    ) -> "BorealisModel":
+        """Load the stock Voxtral folder `checkpoint_path` (see prepare_checkpoint).
+
+        Raises ModelFormatError if its files are damaged or of another model.
+        """
+        tokenizer = load_tokenizer(checkpoint_path)
+        prompt = build_prompt(tokenizer)
+        network = _load_network(checkpoint_path, dtype)
+        if len(tokenizer) > network.config.text_config.vocab_size:
+            raise ModelFormatError("Токенизатор знает больше токенов, чем модель: это файлы разных моделей.")
+        return cls(network.to(device).eval().requires_grad_(False), tokenizer, prompt, options)
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The Qwen2 decoder without its head: embeddings (B, T, H) to hidden states (B, T, H), with a cache."""
+        module: nn.Module = self.network.model.language_model
+        return module
+
+    @property
+    def lm_head(self) -> nn.Module:
+        """Hidden states (..., H) to logits (..., V)."""
+        module: nn.Module = self.network.lm_head
+        return module
+
+    def transcribe_batch(self, waveforms: Sequence[Waveform]) -> list[str]:
+        """The text of each chunk; raises ValueError if one is longer than 30 s."""
+        return self.transcribe_inputs(self.embed(self.encode(self.features(waveforms)))) if waveforms else []
+
+    def transcribe_inputs(self, inputs: torch.Tensor) -> list[str]:
+        """The text of each item of the language model's `inputs` (B, T, H), see `embed`."""
+        return self.decode(self.generate(inputs))
+
+    def features(self, waveforms: Sequence[Waveform]) -> torch.Tensor:
+        """Log-mel features (B, 128, 3000) float32 of chunks of any length up to 30 s."""
+        features: torch.Tensor = self.log_mel(pad_chunks(waveforms))
+        return features
+
+    @torch.inference_mode()
+    def encode(self, features: torch.Tensor) -> torch.Tensor:
+        """Audio embeddings (B, 375, H) of `features` (B, 128, 3000), a few items at a time."""
+        groups = torch.split(features, ENCODER_GROUP.get(self.device.type, 1))
+        embeddings = [self.network.get_audio_features(group).pooler_output for group in groups]  # (b * 375, H)
+        return torch.cat(embeddings).reshape(len(features), -1, embeddings[0].shape[-1])  # (B, 375, H)
+
+    @torch.inference_mode()
+    def embed(self, audio: torch.Tensor) -> torch.Tensor:
+        """The whole input of the language model (B, P + 375 + S, H): the prompt around `audio` (B, 375, H)."""
+        embedding = self.network.get_input_embeddings()
+        prefix, suffix = embedding(self._prefix_ids), embedding(self._suffix_ids)  # (1, P, H), (1, S, H)
+        return torch.cat([prefix.expand(len(audio), -1, -1), audio, suffix.expand(len(audio), -1, -1)], dim=1)
+
+    @torch.inference_mode()
+    def generate(self, inputs: torch.Tensor) -> torch.Tensor:
+        """New token ids (B, N) after `inputs` (B, T, H), by transformers' own generate().
+
+        Sampling starts from the options' seed every time and leaves torch's global generators as they were.
+        """
+        mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=self.device)  # every chunk is 30 s: no padding
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices, enabled=self.options.do_sample):
+            if self.options.do_sample:
+                torch.manual_seed(self.options.seed)
+            ids: torch.Tensor = self.network.generate(inputs_embeds=inputs, attention_mask=mask)
+        return ids
+
+    def decode(self, ids: torch.Tensor) -> list[str]:
+        """The text of each row of token ids (B, T), without special tokens."""
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [text.strip() for text in texts]
+
+
+def pad_chunks(waveforms: Sequence[Waveform]) -> torch.Tensor:
+    """One tensor (B, longest) of waveforms of different lengths, zero-padded at the end."""
+    padded = torch.zeros(len(waveforms), max(len(waveform) for waveform in waveforms))
+    for row, waveform in zip(padded.numpy(), waveforms, strict=True):
+        row[: len(waveform)] = waveform
+    return padded
+
+
+def _load_network(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGeneration:
+    try:
+        network, report = VoxtralForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers and safetensors raise whatever they like over damaged files
+        raise ModelFormatError("Файлы модели повреждены, неполны или от другой модели.") from error
+    problems = [str(key) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in report[kind]]
+    if problems:
+        raise ModelFormatError(f"Веса не подходят к модели Borealis: лишние или недостающие тензоры ({problems[0]}).")
+    audio = network.config.audio_config
+    if (audio.num_mel_bins, audio.max_source_positions * CONV_STRIDE) != (N_MELS, N_FRAMES):
+        raise ModelFormatError("Энкодер модели рассчитан на другой вход: это не модель Borealis.")
+    if torch.equal(network.lm_head.weight, network.get_input_embeddings().weight):
+        network.lm_head.weight = network.get_input_embeddings().weight  # tied in Qwen2.5: keep one copy
+    return network
+
+
+def _generation_config(options: GenerationOptions, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    sampling = {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k}
+    return GenerationConfig(
+        max_new_tokens=options.max_new_tokens,
+        do_sample=options.do_sample,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **(sampling if options.do_sample else {}),  # greedy search would warn about them
+    )
