@@ -1,0 +1,106 @@
+"""Chooses the quietest moment of a stretch of sound to cut at, from the energy of its 10 ms frames."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FRAME_S = 0.01
+_POWER_FLOOR = 1e-9  # -90 dB re full scale: below it everything is digital silence
+_FLOOR_PERCENTILE = 5
+_SPEECH_PERCENTILE = 90
+_MAX_RANGE_DB = 45.0  # a floor deeper than this below speech is a gate or digital silence, not the room
+_MIN_RANGE_DB = 6.0  # with less there are no pauses to tell from sound: music, steady noise, silence
+_PAUSE_SHARE = 0.3  # a pause lies in the lowest 30 % of the range between floor and speech
+_SMOOTH_FRAMES = 3  # 30 ms: evens out noise, leaves the closure of a stop consonant (60-80 ms) short
+_MIN_PAUSE_FRAMES = 10  # 100 ms: longer than such a closure
+_LONG_PAUSE_FRAMES = 40  # 400 ms: more adds nothing to the certainty that this is a pause
+_MARGIN_FRAMES = 25  # 250 ms of a long pause stay on either side of the cut
+_LEAST_MARGIN_FRAMES = 5  # 50 ms stay in any case
+_DIP_FRAMES = 9  # 90 ms: without pauses, a gap between words should still win over a shorter closure
+
+Frames = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Pause:
+    """Frames [start, end) of quiet, and the frame `cut` before which to cut in it."""
+
+    start: int
+    end: int
+    cut: int
+
+
+def frame_powers(waveform: NDArray[np.float32], hop: int) -> Frames:
+    """Return the mean power (n,) of the whole frames of `hop` samples in waveform (N,), each freed of its mean.
+
+    Freeing each frame of its mean makes a constant offset and low hum count for nothing. A frame's power depends on
+    its own samples alone, to the last bit.
+    """
+    frames = waveform[: len(waveform) // hop * hop].reshape(-1, hop)
+    centred = frames - frames.mean(axis=1, keepdims=True)  # (n, hop)
+    np.square(centred, out=centred)
+    powers: Frames = centred.mean(axis=1).astype(np.float64)
+    return powers
+
+
+def best_cut(powers: Frames, earliest: int, latest: int) -> int:
+    """Return the frame in [earliest, latest] before which to cut a stretch whose frames have these powers (n,).
+
+    A real pause in the later half of the allowed range wins, then one in the rest, then the quietest moment of the
+    later half. `n` may exceed `latest`: what follows tells how long a pause goes on.
+    """
+    preferred = max(earliest, latest // 2)
+    pauses = _pauses(powers, earliest, latest)
+    for start in (preferred, earliest):
+        choice = [pause for pause in pauses if pause.cut >= start]
+        if choice:
+            levels = _decibels(_smooth(powers, _SMOOTH_FRAMES))
+            return max(choice, key=lambda pause: _merit(pause, levels, latest)).cut
+    return _quietest(powers, preferred, latest)
+
+
+def _pauses(powers: Frames, earliest: int, latest: int) -> list[_Pause]:
+    """Return the pauses that can be cut within [earliest, latest]."""
+    levels = _decibels(_smooth(powers, _SMOOTH_FRAMES))
+    floor, speech = np.percentile(levels, [_FLOOR_PERCENTILE, _SPEECH_PERCENTILE])
+    floor = max(floor, speech - _MAX_RANGE_DB)
+    if speech - floor < _MIN_RANGE_DB:
+        return []
+    quiet = levels <= floor + _PAUSE_SHARE * (speech - floor)
+    edges = np.flatnonzero(np.diff(quiet.astype(np.int8), prepend=0, append=0))
+    found = []
+    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        margin = min(_MARGIN_FRAMES, (end - start) // 2)
+        cut = min(latest, end - margin)
+        if end - start >= _MIN_PAUSE_FRAMES and cut >= max(earliest, start + _LEAST_MARGIN_FRAMES):
+            found.append(_Pause(start, end, cut))
+    return found
+
+
+def _merit(pause: _Pause, levels: Frames, latest: int) -> float:
+    """Return how good a cut in `pause` is: its length (0 to 1), its depth and its closeness to the target (to 1/2)."""
+    length = min(pause.end - pause.start, _LONG_PAUSE_FRAMES) / _LONG_PAUSE_FRAMES
+    lowest, loudest = levels.min(), levels.max()
+    depth = (loudest - levels[pause.start : pause.end].mean()) / (loudest - lowest)
+    return float(length + 0.5 * depth + 0.5 * pause.cut / latest)
+
+
+def _quietest(powers: Frames, earliest: int, latest: int) -> int:
+    """Return the frame at the bottom of the deepest dip; of equal ones the latest."""
+    window = _decibels(_smooth(powers, _DIP_FRAMES))[earliest : min(latest, len(powers) - 1) + 1]
+    return earliest + len(window) - 1 - int(np.argmin(window[::-1]))
+
+
+def _smooth(powers: Frames, width: int) -> Frames:
+    """Return the mean over `width` frames around each; at the ends, over those that there are."""
+    half = width // 2
+    sums = np.concatenate([[0.0], np.cumsum(powers)])
+    centre = np.arange(len(powers))
+    start = np.maximum(centre - half, 0)
+    end = np.minimum(centre + half + 1, len(powers))
+    return np.asarray((sums[end] - sums[start]) / (end - start))
+
+
+def _decibels(powers: Frames) -> Frames:
+    return np.asarray(10 * np.log10(np.maximum(powers, _POWER_FLOOR)))
