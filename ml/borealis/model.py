@@ -41,7 +41,7 @@ class BorealisModel:
     """A loaded checkpoint on one device; not for use by several threads at once.
 
     `transcribe_batch` is the whole way through; the steps it is made of are public for an engine to rearrange:
-    `features`, `encode`, `embed`, `generate`, `decode`, and the parts `language_model` and `lm_head`.
+    `features`, `encode`, `prompt_embeddings`, `embed`, `generate`, `decode`, and the parts `language_model`, `lm_head`.
     """
 
     def __init__(
@@ -114,10 +114,15 @@ class BorealisModel:
         return torch.cat(embeddings).reshape(len(features), -1, embeddings[0].shape[-1])  # (B, 375, H)
 
     @torch.inference_mode()
+    def prompt_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prompt before (1, P, H) and after (1, S, H) the audio."""
+        embedding = self.network.get_input_embeddings()
+        return embedding(self._prefix_ids), embedding(self._suffix_ids)
+
+    @torch.inference_mode()
     def embed(self, audio: torch.Tensor) -> torch.Tensor:
         """The whole input of the language model (B, P + 375 + S, H): the prompt around `audio` (B, 375, H)."""
-        embedding = self.network.get_input_embeddings()
-        prefix, suffix = embedding(self._prefix_ids), embedding(self._suffix_ids)  # (1, P, H), (1, S, H)
+        prefix, suffix = self.prompt_embeddings()
         return torch.cat([prefix.expand(len(audio), -1, -1), audio, suffix.expand(len(audio), -1, -1)], dim=1)
 
     @torch.inference_mode()
