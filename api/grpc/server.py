@@ -70,7 +70,6 @@ class TranscriptionServer:
         self._health.enter_graceful_shutdown()
         self._server.stop(self._settings.shutdown_grace_s).wait()
         self._service.stop()
-        _log.info("🛑 gRPC сервер остановлен")
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE_NAME):

@@ -18,11 +18,13 @@ from typing import NoReturn
 from api.grpc.server import PortTakenError, TranscriptionServer
 from ml.errors import SpeechError
 from resources.config import ConfigurationError, Settings, load_settings
-from services.transcription.implementations import BorealisTranscriptionService
+from services.transcription.implementations import *  # noqa: F403 - whatever __all__ lists can be named below
 from services.transcription.interface import ITranscriptionService
 
+_log = logging.getLogger("TranscriptionServer")
+
 AVAILABLE_IMPLEMENTATIONS: dict[str, type[ITranscriptionService]] = {
-    "borealis": BorealisTranscriptionService,
+    "borealis": BorealisTranscriptionService,  # noqa: F405
 }
 
 _STOP_POLL_S = 0.5  # Windows notices Ctrl+C only between waits
@@ -76,11 +78,11 @@ def serve(implementation: str, settings: Settings) -> int:
         while True:
             time.sleep(_STOP_POLL_S)
     except StopRequested:
-        logging.getLogger("TranscriptionServer").info("🛑 Останавливаюсь: новые запросы не принимаются")
+        _log.info("🛑 Останавливаюсь: новые запросы не принимаются")
+        return 0
     finally:
         _on_stop_signals(signal.SIG_DFL)  # a second Ctrl+C ends at once
         server.stop()
-    return 0
 
 
 def _parse(arguments: list[str] | None) -> dict[str, str | int | None]:

@@ -4,6 +4,8 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from transformers.utils.logging import disable_progress_bar
+
 from ml.borealis.checkpoint import prepare_checkpoint
 from ml.borealis.engine import Engine
 from ml.borealis.model import BorealisModel, GenerationOptions, resolve_device, resolve_dtype
@@ -36,6 +38,7 @@ def load_engine(options: ModelOptions) -> Engine:
     )
     device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
+    disable_progress_bar()  # a server's log is no place for one
     _log.info("⏳ Загрузка модели %s (%s, %s)", checkpoint.name, device, str(dtype).removeprefix("torch."))
     model = BorealisModel.load(checkpoint.path, device, dtype, options.generation)
     engine = Engine(model, options.batch_size)
