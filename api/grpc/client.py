@@ -2,14 +2,15 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import grpc
 
+from api.grpc.client_upload import Upload
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 
 DEFAULT_ADDRESS = "localhost:50051"
@@ -111,8 +112,13 @@ class TranscriptionClient:
         first = transcription_pb2.AudioChunk(
             filename=path.name, format=_format_of(path, audio_format), sample_rate=sample_rate
         )
-        pieces = _pieces(path.open("rb"), first, chunk_bytes, on_sent)
-        return _wait(self._stub.TranscribeAudioStream.future(pieces, timeout=self._timeout_s))
+        with Upload(path, first, chunk_bytes, on_sent) as upload:
+            try:
+                return _wait(self._stub.TranscribeAudioStream.future(upload, timeout=self._timeout_s))
+            except grpc.RpcError:
+                if upload.failure:  # gRPC says only that something went wrong over the messages
+                    raise upload.failure from None
+                raise
 
 
 def channel_options(max_message_bytes: int, retry: RetryPolicy) -> list[tuple[str, int | str]]:
@@ -153,20 +159,6 @@ def _wait(call: Any) -> transcription_pb2.TranscriptionResponse:
     if not response.success:
         raise TranscriptionRefusedError(error_code(call), response)
     return response
-
-
-def _pieces(
-    file: BinaryIO, first: transcription_pb2.AudioChunk, chunk_bytes: int, on_sent: Callable[[int], object]
-) -> Iterator[transcription_pb2.AudioChunk]:
-    """Yields `first` filled with the file's beginning, even of an empty file, then the rest; closes the file."""
-    with file:
-        data = file.read(chunk_bytes)
-        first.chunk_data = data
-        yield first
-        on_sent(len(data))
-        while data := file.read(chunk_bytes):
-            yield transcription_pb2.AudioChunk(chunk_data=data)
-            on_sent(len(data))
 
 
 def _format_of(path: Path, audio_format: str | None) -> str:
