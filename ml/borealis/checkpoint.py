@@ -47,7 +47,7 @@ def prepare_checkpoint(
         return Checkpoint(source, model_name, revision)
     if model_type == "borealis":
         return Checkpoint(_converted(source, model_name, revision, cache_dir), model_name, revision)
-    raise ModelFormatError(f"Модель «{model_name}» (MODEL_NAME) — не Borealis: её тип «{model_type}».")
+    raise ModelFormatError(f"Модель, заданная в MODEL_NAME, — не Borealis: её тип «{model_type}».")
 
 
 def _locate(model_name: str, revision: str | None, local_files_only: bool) -> tuple[Path, str | None]:
