@@ -1,5 +1,6 @@
 """The client library and command line against a real server whose model is a fake."""
 
+import _thread
 import math
 import os
 import signal
@@ -189,6 +190,23 @@ def test_timeout_ends_the_call_and_the_work_on_the_server(address: str, service:
         client.transcribe_stream(recording)
     assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert service.saw_cancellation.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_interrupted_call_is_cancelled_though_the_connection_lives_on(
+    address: str, service: FakeService, recording: Path, stream: bool
+) -> None:
+    def interrupt() -> None:
+        assert service.asked.wait(PATIENCE_S)
+        _thread.interrupt_main()
+
+    service.may_answer.clear()
+    with TranscriptionClient(address) as client:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt) as interruption:
+            (client.transcribe_stream if stream else client.transcribe)(recording)
+        assert service.saw_cancellation.wait(PATIENCE_S)
+        assert interruption.tb  # holds on to the call, which gRPC would cancel by itself once nobody held it
 
 
 def test_message_beyond_the_limit_never_leaves_unless_streamed(address: str, recording: Path) -> None:

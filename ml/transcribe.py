@@ -1,0 +1,141 @@
+"""Transcribes one file without a server: `python ml/transcribe.py FILE [-o transcript.txt]`."""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: python ml/transcribe.py
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from ml.errors import ModelError, SpeechError
+from ml.pipeline import Pipeline, Transcript
+
+DEFAULT_MODEL = "Vikhrmodels/Borealis"
+DEFAULT_DEVICE = "cuda"
+DEFAULT_CHUNK_DURATION_S = 30.0
+DEFAULT_BATCH_SIZE = 32
+CACHE_DIR = Path(__file__).resolve().parent.parent / ".cache" / "models"  # shared with the service
+MAX_DURATION_S = 24 * 3600  # whoever decodes a file of his own needs no tighter limit
+
+EXIT_FAILED = 1
+EXIT_UNREADABLE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Transcribes; returns 0, 1 (no model, bad audio), 2 (a file that cannot be read or written) or 130 (Ctrl+C)."""
+    protect_console()
+    flags = _parser().parse_args(arguments)
+    try:
+        with flags.file.open("rb"):  # a wrong name shall not cost the loading of a model
+            pass
+        with open_pipeline(flags.model, flags.device) as pipeline:
+            started_s = time.perf_counter()
+            transcript = transcribe(flags.file, pipeline)
+            elapsed_s = time.perf_counter() - started_s
+        _deliver(transcript, flags.output)
+    except KeyboardInterrupt:
+        return say("⏹ Прервано", EXIT_INTERRUPTED)
+    except SpeechError as error:
+        return say(f"❌ {error}", EXIT_FAILED)
+    except OSError as error:
+        return say(f"❌ Не удалось открыть файл {error.filename}: {error.strerror}", EXIT_UNREADABLE)
+    _print_figures(transcript, elapsed_s)
+    return 0
+
+
+@contextmanager
+def open_pipeline(
+    model: str, device: str, *, batch_size: int = DEFAULT_BATCH_SIZE, chunk_duration_s: float = DEFAULT_CHUNK_DURATION_S
+) -> Iterator[Pipeline]:
+    """Loads `model` (a folder or a hub name) on `device` and yields a pipeline that may be used from many threads.
+
+    Raises:
+        SpeechError: there is no such model, or no decoder.
+    """
+    # Here, because torch and transformers take seconds to import and `--help` needs neither.
+    from ml.audio.decoding import AudioDecoder, find_ffmpeg
+    from ml.borealis.loading import ModelOptions, load_engine
+    from ml.pipeline import recognise_with
+
+    decoder = AudioDecoder(find_ffmpeg(None), MAX_DURATION_S, timeout_s=MAX_DURATION_S)
+    say(f"⏳ Загрузка модели {model}")
+    try:
+        engine = load_engine(ModelOptions(name=model, cache_dir=CACHE_DIR, device=device, batch_size=batch_size))
+    except ValueError as error:  # a device that torch does not know or this machine does not have
+        raise ModelError(str(error)) from error
+    try:
+        yield Pipeline(decoder, chunk_duration_s, recognise_with(engine, window=2 * batch_size))
+    finally:
+        engine.close()
+
+
+def transcribe(path: Path, pipeline: Pipeline) -> Transcript:
+    """Transcribes `path`, showing the seconds of audio recognised so far where there is a terminal."""
+    layout = "{desc}: {n:.0f} с аудио за {elapsed}, {rate_noinv_fmt}"  # how long the audio is shows only at its end
+    with (
+        tqdm(desc="Распознано", unit="с", bar_format=layout, disable=None, file=sys.stderr) as bar,
+        path.open("rb") as file,
+    ):
+
+        def show(recognised_s: float) -> None:
+            bar.update(recognised_s - bar.n)
+
+        return pipeline.transcribe(file, on_progress=show)
+
+
+def protect_console() -> None:
+    """Makes a console that cannot show a sign write its code rather than end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(line: str, exit_code: int = 0) -> int:
+    """Prints a line for a person and passes the exit code through."""
+    print(line, file=sys.stderr)
+    return exit_code
+
+
+def _deliver(transcript: Transcript, output: Path | None) -> None:
+    if output is None:
+        print(transcript.text)
+    else:
+        output.write_text(transcript.text + "\n", encoding="utf-8")
+
+
+def _print_figures(transcript: Transcript, elapsed_s: float) -> None:
+    for warning in transcript.warnings:
+        say(f"⚠️ {warning}")
+    say(f"Время обработки: {elapsed_s:.2f} сек")
+    say(f"Длительность аудио: {transcript.audio_duration_s:.2f} сек")
+    say(f"Скорость: {transcript.audio_duration_s / elapsed_s:.1f}x от реального времени")
+    say(f"Слов: {len(transcript.text.split())}, Символов: {len(transcript.text)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ml/transcribe.py", description="Распознаёт аудио файл без сервера")
+    parser.add_argument("file", metavar="FILE", type=Path, help="MP3, WAV, M4A, FLAC, OGG или AAC")
+    parser.add_argument("-o", "--output", metavar="TXT", type=Path, help="куда записать текст; без него на экран")
+    add_model_flags(parser)
+    return parser
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --model and --device."""
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, metavar="M", help="папка или имя модели на хабе; по умолчанию %(default)s"
+    )
+    parser.add_argument(
+        "--device", default=DEFAULT_DEVICE, metavar="D", help="cuda, cuda:N или cpu; по умолчанию %(default)s"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
