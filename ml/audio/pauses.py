@@ -47,23 +47,25 @@ def frame_powers(waveform: NDArray[np.float32], hop: int) -> Frames:
 def best_cut(powers: Frames, earliest: int, latest: int) -> int:
     """Return the frame in [earliest, latest] before which to cut a stretch whose frames have these powers (n,).
 
-    A real pause in the later half of the allowed range wins, then one in the rest, then the quietest moment of the
-    later half. `n` may exceed `latest`: what follows tells how long a pause goes on.
+    A pause in the later half of the allowed range wins, then one in the rest, then the quietest moment of the later
+    half. `n` may exceed `latest`: what follows tells how long a pause goes on.
     """
     preferred = max(earliest, latest // 2)
-    pauses = _pauses(powers, earliest, latest)
-    for start in (preferred, earliest):
-        choice = [pause for pause in pauses if pause.cut >= start]
-        if choice:
-            levels = _decibels(_smooth(powers, _SMOOTH_FRAMES))
-            return max(choice, key=lambda pause: _merit(pause, levels, latest)).cut
-    return _quietest(powers, preferred, latest)
+    levels, dips = _decibels(_smooth(powers, _SMOOTH_FRAMES)), _decibels(_smooth(powers, _DIP_FRAMES))
+    # The deepest dip is the true floor, even where there is a single pause. Where it is not, being a moment of digital
+    # silence in a noisy recording, the floor is what the quiet part of the stretch comes down to.
+    for floor in (dips.min(), np.percentile(levels, _FLOOR_PERCENTILE)):
+        pauses = _pauses(levels, float(floor), earliest, latest)
+        for start in (preferred, earliest):
+            choice = [pause for pause in pauses if pause.cut >= start]
+            if choice:
+                return max(choice, key=lambda pause: _merit(pause, levels, latest)).cut
+    return _bottom(dips, preferred, latest)
 
 
-def _pauses(powers: Frames, earliest: int, latest: int) -> list[_Pause]:
-    """Return the pauses that can be cut within [earliest, latest]."""
-    levels = _decibels(_smooth(powers, _SMOOTH_FRAMES))
-    floor, speech = np.percentile(levels, [_FLOOR_PERCENTILE, _SPEECH_PERCENTILE])
+def _pauses(levels: Frames, floor: float, earliest: int, latest: int) -> list[_Pause]:
+    """Return the pauses in levels (n,) dB, above a noise floor in dB, that can be cut within [earliest, latest]."""
+    speech = np.percentile(levels, _SPEECH_PERCENTILE)
     floor = max(floor, speech - _MAX_RANGE_DB)
     if speech - floor < _MIN_RANGE_DB:
         return []
@@ -86,9 +88,9 @@ def _merit(pause: _Pause, levels: Frames, latest: int) -> float:
     return float(length + 0.5 * depth + 0.5 * pause.cut / latest)
 
 
-def _quietest(powers: Frames, earliest: int, latest: int) -> int:
-    """Return the frame at the bottom of the deepest dip; of equal ones the latest."""
-    window = _decibels(_smooth(powers, _DIP_FRAMES))[earliest : min(latest, len(powers) - 1) + 1]
+def _bottom(dips: Frames, earliest: int, latest: int) -> int:
+    """Return the frame in [earliest, latest] with the lowest of these levels (n,); of equal ones the latest."""
+    window = np.append(dips, dips[-1])[earliest : latest + 1]
     return earliest + len(window) - 1 - int(np.argmin(window[::-1]))
 
 
