@@ -11,7 +11,8 @@ _FLOOR_PERCENTILE = 5
 _SPEECH_PERCENTILE = 90
 _MAX_RANGE_DB = 45.0  # a floor deeper than this below speech is a gate or digital silence, not the room
 _MIN_RANGE_DB = 6.0  # with less there are no pauses to tell from sound: music, steady noise, silence
-_PAUSE_SHARE = 0.3  # a pause lies in the lowest 30 % of the range between floor and speech
+_SURE_SHARE = 0.15  # a pause lies in the lowest 15 % of the range between floor and speech,
+_LIKELY_SHARE = 0.3  # or, with a breath or an echo in it, in the lowest 30 %; so do some soft consonants
 _SMOOTH_FRAMES = 3  # 30 ms: evens out noise, leaves the closure of a stop consonant (60-80 ms) short
 _MIN_PAUSE_FRAMES = 10  # 100 ms: longer than such a closure
 _LONG_PAUSE_FRAMES = 40  # 400 ms: more adds nothing to the certainty that this is a pause
@@ -54,8 +55,9 @@ def best_cut(powers: Frames, earliest: int, latest: int) -> int:
     levels, dips = _decibels(_smooth(powers, _SMOOTH_FRAMES)), _decibels(_smooth(powers, _DIP_FRAMES))
     # The deepest dip is the true floor, even where there is a single pause. Where it is not, being a moment of digital
     # silence in a noisy recording, the floor is what the quiet part of the stretch comes down to.
-    for floor in (dips.min(), np.percentile(levels, _FLOOR_PERCENTILE)):
-        pauses = _pauses(levels, float(floor), earliest, latest)
+    deepest, usual = float(dips.min()), float(np.percentile(levels, _FLOOR_PERCENTILE))
+    for floor, share in ((deepest, _SURE_SHARE), (deepest, _LIKELY_SHARE), (usual, _LIKELY_SHARE)):
+        pauses = _pauses(levels, floor, share, earliest, latest)
         for start in (preferred, earliest):
             choice = [pause for pause in pauses if pause.cut >= start]
             if choice:
@@ -63,13 +65,16 @@ def best_cut(powers: Frames, earliest: int, latest: int) -> int:
     return _bottom(dips, preferred, latest)
 
 
-def _pauses(levels: Frames, floor: float, earliest: int, latest: int) -> list[_Pause]:
-    """Return the pauses in levels (n,) dB, above a noise floor in dB, that can be cut within [earliest, latest]."""
+def _pauses(levels: Frames, floor: float, share: float, earliest: int, latest: int) -> list[_Pause]:
+    """Return the pauses that can be cut within [earliest, latest].
+
+    They are runs of levels (n,) in dB within the lowest `share` of the range from the noise floor, in dB, to speech.
+    """
     speech = np.percentile(levels, _SPEECH_PERCENTILE)
     floor = max(floor, speech - _MAX_RANGE_DB)
     if speech - floor < _MIN_RANGE_DB:
         return []
-    quiet = levels <= floor + _PAUSE_SHARE * (speech - floor)
+    quiet = levels <= floor + share * (speech - floor)
     edges = np.flatnonzero(np.diff(quiet.astype(np.int8), prepend=0, append=0))
     found = []
     for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
