@@ -20,9 +20,7 @@ class Gate(grpc.ServerInterceptor):
         self._prefix = f"/{service_name}/"
         self.is_open = False
 
-    def intercept_service(
-        self, continuation: Callable[..., Any], handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler | None:
+    def intercept_service(self, continuation: Callable[..., Any], handler_call_details: grpc.HandlerCallDetails) -> Any:
         """See grpc.ServerInterceptor; runs under the server's lock, so it only wraps."""
         handler = continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith(self._prefix):
@@ -36,7 +34,7 @@ class Gate(grpc.ServerInterceptor):
         )
 
     def _guard(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
-        def guarded(request: Any, context: grpc.ServicerContext) -> Any:
+        def guarded(request: Any, context: Any) -> Any:
             if not self.is_open:
                 context.set_trailing_metadata(((RETRY_PUSHBACK_TRAILER, str(NOT_READY_PUSHBACK_MS)),))
                 context.abort(grpc.StatusCode.UNAVAILABLE, "Сервер ещё не готов или останавливается, повторите позже")

@@ -39,7 +39,7 @@ class TranscriptionServer:
         self._set_health(_NOT_SERVING)
         self._server = grpc.server(
             ThreadPoolExecutor(settings.server_max_workers, thread_name_prefix="rpc"),
-            interceptors=(self._gate,),
+            interceptors=[self._gate],
             options=_options(settings),
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

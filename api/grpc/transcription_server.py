@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the server until it is told to stop; returns the exit code."""
     try:
         flags = _parse(arguments)
-        implementation = flags.pop("implementation")
+        implementation = str(flags.pop("implementation"))
         settings = load_settings(**flags)
         _configure_logging(settings)
         return serve(implementation, settings)

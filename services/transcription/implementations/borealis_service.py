@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 from generated.v1 import transcription_pb2_grpc
 from ml.audio.splitting import Chunk
+from ml.borealis.engine import Engine
 from ml.borealis.loading import ModelOptions, load_engine
-from ml.borealis.model import GenerationOptions
+from ml.borealis.options import GenerationOptions
 from ml.pipeline import recognise_with
 from resources.config import Settings
 from services.transcription.base_service import TranscriptionServiceBase
@@ -17,14 +18,13 @@ class BorealisTranscriptionService(TranscriptionServiceBase, transcription_pb2_g
 
     def __init__(self) -> None:
         super().__init__()
-        self._stop_engine = lambda: None
+        self._engine: Engine | None = None
 
     def start(self, settings: Settings) -> None:
         """Loads the model, once, and runs a warm-up inference."""
         super().start(settings)
-        engine = load_engine(model_options(settings))
-        self._stop_engine = engine.close
-        self._recognise = recognise_with(engine, window=2 * settings.model_batch_size)
+        self._engine = load_engine(model_options(settings))
+        self._recognise = recognise_with(self._engine, window=2 * settings.model_batch_size)
 
     def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
         """See the base class."""
@@ -36,7 +36,8 @@ class BorealisTranscriptionService(TranscriptionServiceBase, transcription_pb2_g
 
     def stop(self) -> None:
         """Ends the engine's thread and frees the device."""
-        self._stop_engine()
+        if self._engine:
+            self._engine.close()
 
 
 def model_options(settings: Settings) -> ModelOptions:
