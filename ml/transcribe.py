@@ -78,9 +78,9 @@ def open_pipeline(
 
 def transcribe(path: Path, pipeline: Pipeline) -> Transcript:
     """Transcribes `path`, showing the seconds of audio recognised so far where there is a terminal."""
-    layout = "{desc}: {n:.0f} с аудио за {elapsed}, {rate_noinv_fmt}"  # how long the audio is shows only at its end
+    layout = "{desc}: {n:.0f} с аудио за {elapsed}"  # how long the audio is shows only at its end
     with (
-        tqdm(desc="Распознано", unit="с", bar_format=layout, disable=None, file=sys.stderr) as bar,
+        tqdm(desc="Распознано", bar_format=layout, disable=None, file=sys.stderr) as bar,
         path.open("rb") as file,
     ):
 

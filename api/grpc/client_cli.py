@@ -71,7 +71,9 @@ def _transcribe(flags: argparse.Namespace) -> TranscriptionResponse:
             return client.transcribe(flags.file, flags.format, flags.sample_rate)
         size_bytes = flags.file.stat().st_size
         # A single message has no progress to show: gRPC tells only that it has been answered.
-        with tqdm(total=size_bytes, desc="Отправка", unit="Б", unit_scale=True, disable=None, file=sys.stderr) as bar:
+        layout = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}Б из {total_fmt}Б, {elapsed}"
+        bar_options = {"total": size_bytes, "bar_format": layout, "unit_scale": True, "disable": None}
+        with tqdm(desc="Отправка", file=sys.stderr, **bar_options) as bar:
 
             def on_sent(sent_bytes: int) -> None:
                 bar.update(sent_bytes)
