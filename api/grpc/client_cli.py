@@ -78,7 +78,7 @@ def _transcribe(flags: argparse.Namespace) -> TranscriptionResponse:
             def on_sent(sent_bytes: int) -> None:
                 bar.update(sent_bytes)
                 if bar.n >= size_bytes:
-                    bar.set_description("Отправлено, идёт распознавание")
+                    bar.set_description_str("Отправлено, идёт распознавание")
 
             return client.transcribe_stream(flags.file, flags.chunk_bytes, on_sent, flags.format, flags.sample_rate)
 
