@@ -10,7 +10,8 @@
     ├── DecodingCancelledError        CANCELLED
     ├── ModelError
     │   ├── ModelNotFoundError        MODEL_NOT_FOUND
-    │   └── ModelFormatError          MODEL_FORMAT
+    │   ├── ModelFormatError          MODEL_FORMAT
+    │   └── DeviceUnavailableError    DEVICE_UNAVAILABLE
     └── RecognitionError              RECOGNITION_FAILED
 
 `str(error)` is one line in Russian, fit to be shown to whoever sent the audio or runs the program: it names what is
@@ -91,6 +92,12 @@ class ModelFormatError(ModelError):
     """The files are there but are not a model this program can run: damaged, incomplete, or of another kind."""
 
     code = "MODEL_FORMAT"
+
+
+class DeviceUnavailableError(ModelError):
+    """The device or the number format asked for does not exist here."""
+
+    code = "DEVICE_UNAVAILABLE"
 
 
 class RecognitionError(SpeechError):

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ Recognise = Callable[[Iterator[Chunk], threading.Event], Iterator[str]]
 class Engine(Protocol):
     """Whatever recognises single chunks in its own time."""
 
-    def submit(self, waveform: Waveform) -> "Future[str]":
-        """Queues a waveform (N,) of at most 30 s; waits while the queue is full."""
+    def submit(self, waveform: Waveform, owner: object) -> "Future[str]":
+        """Queues a waveform (N,) of at most 30 s of the recording `owner`; waits while that has too many waiting."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Pipeline:
                 on_progress(ends_s.popleft())
             return Transcript(join(texts), decoding.duration_s, decoding.warnings)
 
-    def _chunks(self, blocks: Iterator[Waveform]) -> Iterator[Chunk]:
+    def _chunks(self, blocks: Iterable[Waveform]) -> Iterator[Chunk]:
         splitter = PauseSplitter(self.chunk_duration_s)
         for block in blocks:
             yield from splitter.push(block)
@@ -93,9 +93,10 @@ def recognise_with(engine: Engine, window: int) -> Recognise:
 
     def recognise(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
         pending: deque[Future[str]] = deque()
+        owner = object()  # recordings take turns in the engine
         try:
             for chunk in chunks:
-                pending.append(engine.submit(chunk.waveform))
+                pending.append(engine.submit(chunk.waveform, owner))
                 while len(pending) >= window:
                     yield _wait(pending.popleft(), cancelled)
             while pending:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from ml.errors import ModelError, SpeechError
+from ml.errors import SpeechError
 from ml.pipeline import Pipeline, Transcript
 
 DEFAULT_MODEL = "Vikhrmodels/Borealis"
@@ -66,10 +66,7 @@ def open_pipeline(
 
     decoder = AudioDecoder(find_ffmpeg(None), MAX_DURATION_S, timeout_s=MAX_DURATION_S)
     say(f"⏳ Загрузка модели {model}")
-    try:
-        engine = load_engine(ModelOptions(name=model, cache_dir=CACHE_DIR, device=device, batch_size=batch_size))
-    except ValueError as error:  # a device that torch does not know or this machine does not have
-        raise ModelError(str(error)) from error
+    engine = load_engine(ModelOptions(name=model, cache_dir=CACHE_DIR, device=device, batch_size=batch_size))
     try:
         yield Pipeline(decoder, chunk_duration_s, recognise_with(engine, window=2 * batch_size))
     finally:

@@ -4,6 +4,8 @@ import logging
 
 import torch
 
+from ml.errors import DeviceUnavailableError
+
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 logger = logging.getLogger("BorealisModel")
@@ -12,12 +14,12 @@ logger = logging.getLogger("BorealisModel")
 def resolve_device(name: str) -> torch.device:
     """The device called `name`; a machine without a GPU gets its CPU for "cuda", with a warning in the log.
 
-    Raises ValueError for a name that torch does not know.
+    Raises DeviceUnavailableError for a name that torch does not know or a GPU this machine does not have.
     """
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"Неизвестное устройство «{name}»: допустимы cpu, cuda, cuda:N.") from error
+        raise DeviceUnavailableError(f"Неизвестное устройство «{name}»: допустимы cpu, cuda, cuda:N.") from error
     if device.type != "cuda":
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -26,14 +28,14 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cpu")
     index = device.index if device.index is not None else torch.cuda.current_device()
     if index >= count:
-        raise ValueError(f"Устройства «{name}» нет: видеокарт с CUDA на этой машине {count}.")
+        raise DeviceUnavailableError(f"Устройства «{name}» нет: видеокарт с CUDA на этой машине {count}.")
     return torch.device("cuda", index)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number format called `name`; "auto" is bfloat16 on CUDA and float32 elsewhere. Raises ValueError."""
+    """The number format called `name`; "auto" is bfloat16 on CUDA, else float32. Raises DeviceUnavailableError."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in DTYPES:
-        raise ValueError(f"Неизвестный формат чисел «{name}»: допустимы auto, {', '.join(DTYPES)}.")
+        raise DeviceUnavailableError(f"Неизвестный формат чисел «{name}»: допустимы auto, {', '.join(DTYPES)}.")
     return DTYPES[name]

@@ -1,17 +1,18 @@
 """The Borealis network with its tokenizer, prompt and features: waveforms in, texts out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase, VoxtralForConditionalGeneration
 
+from ml.borealis.decoder import SlotDecoder
 from ml.borealis.device import resolve_device, resolve_dtype
 from ml.borealis.features import N_FRAMES, N_MELS, LogMel
+from ml.borealis.graphs import GraphedDecoder
+from ml.borealis.options import GenerationOptions
 from ml.borealis.prompt import Prompt, build_prompt
 from ml.borealis.tokenizer import load_tokenizer
 from ml.borealis.upstream import CONV_STRIDE
@@ -23,18 +24,6 @@ Waveform = npt.NDArray[np.float32]  # (N,) mono at 16 kHz, in [-1, 1], at most 3
 
 # Chunks in one pass of the encoder: a CPU's caches hold one, a GPU's activations stay below 1 GiB.
 ENCODER_GROUP = {"cpu": 1, "cuda": 16}
-
-
-@dataclass(frozen=True)
-class GenerationOptions:
-    """How text is drawn from the model; the sampling values are those of the model card."""
-
-    max_new_tokens: int = 350  # the longest answer to a chunk, in tokens
-    do_sample: bool = False  # greedy, hence deterministic
-    temperature: float = 0.2  # this and the following count only when sampling
-    top_p: float = 0.9
-    top_k: int = 50
-    seed: int = 0
 
 
 class BorealisModel:
@@ -57,6 +46,8 @@ class BorealisModel:
         self.options = options
         self.device: torch.device = network.device
         self.dtype: torch.dtype = network.dtype
+        self.eos_id: int = tokenizer.eos_token_id
+        self.max_new_tokens = options.max_new_tokens
         self.log_mel = LogMel(self.device)
         network.generation_config = _generation_config(options, tokenizer)
         self._prefix_ids = torch.tensor([prompt.prefix_ids], device=self.device)  # (1, P)
@@ -68,7 +59,7 @@ class BorealisModel:
         checkpoint_path: Path,
         device: torch.device,
         dtype: torch.dtype,
-        options: GenerationOptions = GenerationOptions(),
+        options: GenerationOptions = GenerationOptions(),  # noqa: B008 (frozen)
     ) -> "BorealisModel":
         """Load the stock Voxtral folder `checkpoint_path` (see prepare_checkpoint).
 
@@ -81,25 +72,9 @@ class BorealisModel:
             raise ModelFormatError("Токенизатор знает больше токенов, чем модель: это файлы разных моделей.")
         return cls(network.to(device).eval().requires_grad_(False), tokenizer, prompt, options)
 
-    @property
-    def language_model(self) -> nn.Module:
-        """The Qwen2 decoder without its head: embeddings (B, T, H) to hidden states (B, T, H), with a cache."""
-        module: nn.Module = self.network.model.language_model
-        return module
-
-    @property
-    def lm_head(self) -> nn.Module:
-        """Hidden states (..., H) to logits (..., V)."""
-        module: nn.Module = self.network.lm_head
-        return module
-
     def transcribe_batch(self, waveforms: Sequence[Waveform]) -> list[str]:
         """The text of each chunk; raises ValueError if one is longer than 30 s."""
-        return self.transcribe_inputs(self.embed(self.encode(self.features(waveforms)))) if waveforms else []
-
-    def transcribe_inputs(self, inputs: torch.Tensor) -> list[str]:
-        """The text of each item of the language model's `inputs` (B, T, H), see `embed`."""
-        return self.decode(self.generate(inputs))
+        return self.decode(self.generate(self.embed(self.encode(self.features(waveforms))))) if waveforms else []
 
     def features(self, waveforms: Sequence[Waveform]) -> torch.Tensor:
         """Log-mel features (B, 128, 3000) float32 of chunks of any length up to 30 s."""
@@ -112,6 +87,17 @@ class BorealisModel:
         groups = torch.split(features, ENCODER_GROUP.get(self.device.type, 1))
         embeddings = [self.network.get_audio_features(group).pooler_output for group in groups]  # (b * 375, H)
         return torch.cat(embeddings).reshape(len(features), -1, embeddings[0].shape[-1])  # (B, 375, H)
+
+    def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """Audio embeddings (B, 375, H) of `waveforms` (B, N <= 480,000)."""
+        return self.encode(self.log_mel(waveforms))
+
+    def make_decoder(self, slots: int) -> SlotDecoder | GraphedDecoder:
+        """A decoder of `slots` chunks side by side; on CUDA its steps are captured as graphs."""
+        audio = self.network.config.audio_config  # 4 frames of hidden_size side by side are intermediate_size wide
+        audio_length = audio.max_source_positions * audio.hidden_size // audio.intermediate_size  # 375
+        decoder = SlotDecoder(self.network, *self.prompt_embeddings(), audio_length, self.options, slots)
+        return GraphedDecoder(decoder) if self.device.type == "cuda" else decoder
 
     @torch.inference_mode()
     def prompt_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,8 +125,8 @@ class BorealisModel:
             ids: torch.Tensor = self.network.generate(inputs_embeds=inputs, attention_mask=mask)
         return ids
 
-    def decode(self, ids: torch.Tensor) -> list[str]:
-        """The text of each row of token ids (B, T), without special tokens."""
+    def decode(self, ids: torch.Tensor | Sequence[Sequence[int]]) -> list[str]:
+        """The text of each row of token ids, without special tokens."""
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [text.strip() for text in texts]
 

@@ -1,6 +1,7 @@
-"""Bringing chunks to the device as features, on CUDA beside whatever the device is computing."""
+"""Takes chunks from the host to audio embeddings on the device, on CUDA beside the decode steps."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -8,76 +9,109 @@ import torch
 from ml.borealis.features import N_SAMPLES
 from ml.borealis.model import Waveform, pad_chunks
 
-LogMelFunction = Callable[[torch.Tensor], torch.Tensor]
+Prepare = Callable[[torch.Tensor], torch.Tensor]
+"""Waveforms (B, N) on the device to audio embeddings (B, 375, H)."""
+
+
+class Staged(Protocol):
+    """A group under way."""
+
+    def is_ready(self) -> bool:
+        """Whether its embeddings are computed."""
+
+    def settle(self) -> torch.Tensor:
+        """Its embeddings (B, 375, H); later work of the device waits for them, the host does not."""
 
 
 class Stager(Protocol):
-    """Turns waveforms into features on the device."""
+    """Starts groups on their way."""
 
-    runs_beside: bool  # whether staging overlaps with the device's other work, so that doing it early pays
+    def stage(self, waveforms: Sequence[Waveform]) -> Staged:
+        """Starts turning a group of waveforms into embeddings."""
 
-    def stage(self, waveforms: Sequence[Waveform]) -> torch.Tensor:
-        """Features (B, 128, 3000) on the device, perhaps still being computed."""
 
-    def settle(self) -> None:
-        """Make all later work of the device wait for what has been staged."""
+@dataclass(frozen=True)
+class HostStaged:
+    """On the CPU a group is ready once it is staged."""
+
+    audio: torch.Tensor  # (B, 375, H)
+
+    def is_ready(self) -> bool:
+        """See Staged."""
+        return True
+
+    def settle(self) -> torch.Tensor:
+        """See Staged."""
+        return self.audio
 
 
 class HostStager:
-    """On the CPU: there is nothing to copy and nothing to overlap with."""
+    """On the CPU: nothing to copy and nothing to overlap with."""
 
-    runs_beside = False
+    def __init__(self, prepare: Prepare) -> None:
+        self._prepare = prepare
 
-    def __init__(self, log_mel: LogMelFunction) -> None:
-        self._log_mel = log_mel
-
-    def stage(self, waveforms: Sequence[Waveform]) -> torch.Tensor:
+    def stage(self, waveforms: Sequence[Waveform]) -> HostStaged:
         """See Stager."""
-        return self._log_mel(pad_chunks(waveforms))
+        return HostStaged(self._prepare(pad_chunks(waveforms)))
 
-    def settle(self) -> None:
-        """Nothing is ever pending."""
+
+@dataclass(frozen=True)
+class CudaStaged:
+    """A group on the encoder's stream."""
+
+    audio: torch.Tensor  # (B, 375, H)
+    done: torch.cuda.Event
+
+    def is_ready(self) -> bool:
+        """See Staged."""
+        return bool(self.done.query())
+
+    def settle(self) -> torch.Tensor:
+        """See Staged."""
+        consumer = torch.cuda.current_stream(self.audio.device)
+        consumer.wait_event(self.done)
+        self.audio.record_stream(consumer)  # its memory is not reused before the consumer is done with it
+        return self.audio
 
 
 class CudaStager:
-    """Copies through two pinned buffers and computes log-mel on a stream of its own.
+    """Copies through two pinned buffers on one stream and computes on another, both beside the decode steps.
 
-    The two buffers take turns, so that one can be filled while the other's copy is under way. For one thread.
+    The buffers take turns, so that one can be filled while the other's copy is under way. For one thread.
     """
 
-    runs_beside = True
-
-    def __init__(self, log_mel: LogMelFunction, device: torch.device, batch_size: int) -> None:
-        self._log_mel = log_mel
+    def __init__(self, prepare: Prepare, device: torch.device, group: int) -> None:
+        self._prepare = prepare
         self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._stream.wait_stream(torch.cuda.current_stream(device))  # the filter bank is being uploaded there
-        self._buffers = [torch.zeros(batch_size, N_SAMPLES, pin_memory=True) for _ in range(2)]
+        self._copies = torch.cuda.Stream(device)
+        self._work = torch.cuda.Stream(device)
+        self._work.wait_stream(torch.cuda.current_stream(device))  # the weights are being uploaded there
+        self._buffers = [torch.zeros(group, N_SAMPLES, pin_memory=True) for _ in range(2)]
         # When a buffer may be filled again.
-        self._copied = [torch.cuda.Event() for _ in self._buffers]  # type: ignore[no-untyped-call]
+        self._copied = [torch.cuda.Event() for _ in self._buffers]
         self._turn = 0
 
-    def stage(self, waveforms: Sequence[Waveform]) -> torch.Tensor:
-        """See Stager; at most `batch_size` waveforms."""
+    def stage(self, waveforms: Sequence[Waveform]) -> CudaStaged:
+        """See Stager; at most `group` waveforms."""
         self._turn = 1 - self._turn
         self._copied[self._turn].synchronize()
         pinned = _fill(self._buffers[self._turn], waveforms)
-        consumer = torch.cuda.current_stream(self._device)
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._copies):
             on_device = pinned.to(self._device, non_blocking=True)
-            self._copied[self._turn].record(self._stream)
-            features = self._log_mel(on_device)
-        features.record_stream(consumer)  # its memory is not reused before the consumer is done with it
-        return features
+            self._copied[self._turn].record()
+        with torch.cuda.stream(self._work):
+            self._work.wait_event(self._copied[self._turn])
+            on_device.record_stream(self._work)
+            audio = self._prepare(on_device)
+            done = torch.cuda.Event()
+            done.record()
+        return CudaStaged(audio, done)
 
-    def settle(self) -> None:
-        """See Stager; the host does not wait."""
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
-
-def make_stager(log_mel: LogMelFunction, device: torch.device, batch_size: int) -> Stager:
+def make_stager(prepare: Prepare, device: torch.device, group: int) -> Stager:
     """The stager for `device`."""
-    return CudaStager(log_mel, device, batch_size) if device.type == "cuda" else HostStager(log_mel)
+    return CudaStager(prepare, device, group) if device.type == "cuda" else HostStager(prepare)
 
 
 def _fill(buffer: torch.Tensor, waveforms: Sequence[Waveform]) -> torch.Tensor:

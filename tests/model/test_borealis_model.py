@@ -9,6 +9,7 @@ from transformers import VoxtralForConditionalGeneration
 
 from ml.borealis.checkpoint import Checkpoint
 from ml.borealis.model import BorealisModel, GenerationOptions, resolve_device, resolve_dtype
+from ml.errors import DeviceUnavailableError
 from tests.model.builders import HIDDEN, HandMade, tone
 
 CPU = torch.device("cpu")
@@ -115,9 +116,9 @@ def test_a_machine_without_a_gpu_falls_back_to_its_cpu_and_says_so(
 
 
 def test_an_unknown_device_or_dtype_is_refused() -> None:
-    with pytest.raises(ValueError, match="gpu"):
+    with pytest.raises(DeviceUnavailableError, match="gpu"):
         resolve_device("gpu")
-    with pytest.raises(ValueError, match="int8"):
+    with pytest.raises(DeviceUnavailableError, match="int8"):
         resolve_dtype("int8", CPU)
 
 

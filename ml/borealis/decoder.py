@@ -1,0 +1,192 @@
+"""The language model over slots of one preallocated key-value cache: prefill a slot, step all slots."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import VoxtralForConditionalGeneration
+
+from ml.borealis.options import GenerationOptions
+from ml.borealis.sampling import TokenPicker
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One Qwen2 layer with its projections fused, so that a step reads its weights in four products."""
+
+    input_norm: torch.Tensor  # (H,)
+    qkv: torch.Tensor  # ((heads + 2 kv_heads) D, H)
+    qkv_bias: torch.Tensor  # ((heads + 2 kv_heads) D,)
+    out: torch.Tensor  # (H, heads D)
+    post_norm: torch.Tensor  # (H,)
+    gate_up: torch.Tensor  # (2 F, H)
+    down: torch.Tensor  # (H, F)
+
+
+class SlotDecoder:
+    """Decodes up to `slots` chunks side by side, each at its own position.
+
+    The prompt before the audio is the same for every chunk: its keys and values are computed once and stay in every
+    slot. In float32 the tokens are those of transformers' generate() for each chunk alone.
+    """
+
+    def __init__(
+        self,
+        network: VoxtralForConditionalGeneration,
+        prefix: torch.Tensor,
+        suffix: torch.Tensor,
+        audio_length: int,
+        options: GenerationOptions,
+        slots: int,
+    ) -> None:
+        """`prefix` (1, P, H) and `suffix` (1, S, H) are the prompt's embeddings around `audio_length` embeddings."""
+        config = network.config.text_config
+        self.head_dim: int = config.head_dim
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = config.num_key_value_heads
+        self.eps: float = config.rms_norm_eps
+        self.slots = slots
+        self.layers = [_fuse(layer) for layer in network.model.language_model.layers]
+        self.embedding: torch.Tensor = network.get_input_embeddings().weight  # (V, H)
+        self.final_norm: torch.Tensor = network.model.language_model.norm.weight  # (H,)
+        self.head: torch.Tensor = network.lm_head.weight  # (V, H)
+        self.picker = TokenPicker(options, slots, network.device)
+
+        self.prefix_length: int = prefix.shape[1]  # P
+        self.prefill_length = self.prefix_length + audio_length + suffix.shape[1]  # P + 375 + S
+        self.capacity = self.prefill_length + options.max_new_tokens  # positions in a slot
+        shape = (len(self.layers), slots, self.kv_heads, self.capacity, self.head_dim)
+        self.keys = torch.zeros(shape, dtype=network.dtype, device=network.device)
+        self.values = torch.zeros_like(self.keys)
+        self.tokens = torch.zeros(slots, dtype=torch.long, device=network.device)  # the last token of each slot
+        self.positions = torch.full_like(self.tokens, self.prefill_length)  # where its next key goes
+        self._rows = torch.arange(slots, device=network.device)
+        self._columns = torch.arange(self.capacity, device=network.device)
+        self._suffix = suffix
+        self._cos, self._sin = _rotary_tables(self._columns, config, network.dtype)  # (capacity, D)
+        self._run(prefix, self._rows[:1], 0)
+        self.keys[:, 1:], self.values[:, 1:] = self.keys[:, :1], self.values[:, :1]
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the key-value cache."""
+        return 2 * self.keys.numel() * self.keys.element_size()
+
+    @torch.inference_mode()
+    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+        """Seats the chunks whose embeddings are `audio` (b, 375, H) in the slots `rows`; their first tokens (b,).
+
+        `seeds` are the chunks' own, one each, for sampling.
+        """
+        index = self._rows.new_tensor(rows)  # (b,)
+        x = torch.cat([audio, self._suffix.expand(len(audio), -1, -1)], dim=1)  # (b, T, H)
+        x = self._run(x, index, self.prefix_length)
+        self.picker.seat(rows, seeds)
+        tokens = self.picker.pick(self._logits(x[:, -1]), index, torch.zeros_like(index))
+        self.tokens[index] = tokens
+        self.positions[index] = self.prefill_length
+        return tokens
+
+    @torch.inference_mode()
+    def step(self, active: int, length: int) -> torch.Tensor:
+        """Decodes one token for each of the first `active` slots; their tokens (active,).
+
+        `length` is at least one more than the furthest of these slots' positions: keys beyond it are not read.
+        A slot nobody sits in decodes nonsense that nobody reads.
+        """
+        positions = self.positions[:active].clamp(max=self.capacity - 1)  # (n,)
+        rows = self._rows[:active]
+        visible = (self._columns[:length] <= positions[:, None])[:, None, None]  # (n, 1, 1, length)
+        cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]  # (n, 1, D)
+        x = functional.embedding(self.tokens[:active], self.embedding)  # (n, H)
+        for index, layer in enumerate(self.layers):
+            query, key, value = self._project(layer, x, cos, sin)  # (n, heads, D), (n, kv_heads, D) twice
+            self.keys[index, rows, :, positions] = key
+            self.values[index, rows, :, positions] = value
+            attended = functional.scaled_dot_product_attention(
+                query.unflatten(1, (self.kv_heads, -1)),  # query heads of one key head stand in for query positions
+                self.keys[index, :active, :, :length],
+                self.values[index, :active, :, :length],
+                attn_mask=visible,
+            )
+            x = self._finish(layer, x, attended.flatten(1))
+        tokens = self.picker.pick(self._logits(x), rows, positions + 1 - self.prefill_length)
+        self.tokens[:active] = tokens
+        self.positions[:active] += 1
+        return tokens
+
+    def _run(self, x: torch.Tensor, rows: torch.Tensor, start: int) -> torch.Tensor:
+        """All layers over `x` (b, T, H) at positions start… of the slots `rows` (b,), keys and values kept there."""
+        end = start + x.shape[1]
+        visible = self._columns[:end] <= self._columns[start:end, None]  # (T, end), causal
+        cos, sin = self._cos[start:end, None], self._sin[start:end, None]  # (T, 1, D)
+        for index, layer in enumerate(self.layers):
+            query, key, value = (part.transpose(1, 2) for part in self._project(layer, x, cos, sin))  # (b, heads, T, D)
+            self.keys[index, rows, :, start:end] = key
+            self.values[index, rows, :, start:end] = value
+            attended = functional.scaled_dot_product_attention(
+                query,
+                self.keys[index, rows, :, :end],  # (b, kv_heads, end, D)
+                self.values[index, rows, :, :end],
+                attn_mask=visible,
+                enable_gqa=True,
+            )
+            x = self._finish(layer, x, attended.transpose(1, 2).flatten(2))
+        return x
+
+    def _project(
+        self, layer: LayerWeights, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries (..., heads, D), keys and values (..., kv_heads, D) of `x` (..., H), rotated to their positions."""
+        normed = functional.rms_norm(x, x.shape[-1:], layer.input_norm, self.eps)
+        projected = functional.linear(normed, layer.qkv, layer.qkv_bias).unflatten(-1, (-1, self.head_dim))
+        rotated, value = projected.split([self.heads + self.kv_heads, self.kv_heads], dim=-2)
+        low, high = rotated.chunk(2, dim=-1)
+        rotated = rotated * cos + torch.cat([-high, low], dim=-1) * sin
+        query, key = rotated.split([self.heads, self.kv_heads], dim=-2)
+        return query, key, value
+
+    def _finish(self, layer: LayerWeights, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """The rest of a layer after attention: output projection and gated feed-forward; (..., H) as `x`."""
+        x = x + functional.linear(attended, layer.out)
+        normed = functional.rms_norm(x, x.shape[-1:], layer.post_norm, self.eps)
+        gate, up = functional.linear(normed, layer.gate_up).chunk(2, dim=-1)
+        return x + functional.linear(functional.silu(gate) * up, layer.down)
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (..., V) of the last layer's output (..., H)."""
+        return functional.linear(functional.rms_norm(x, x.shape[-1:], self.final_norm, self.eps), self.head)
+
+
+def _fuse(layer: Any) -> LayerWeights:
+    """The layer's weights, joined where they read the same input; the module keeps views, so nothing is held twice."""
+    attention, feed_forward = layer.self_attn, layer.mlp
+    projections = [attention.q_proj, attention.k_proj, attention.v_proj]
+    bias = torch.cat([projection.bias.detach() for projection in projections])
+    return LayerWeights(
+        input_norm=layer.input_layernorm.weight.detach(),
+        qkv=_join(projections),
+        qkv_bias=bias,
+        out=attention.o_proj.weight.detach(),
+        post_norm=layer.post_attention_layernorm.weight.detach(),
+        gate_up=_join([feed_forward.gate_proj, feed_forward.up_proj]),
+        down=feed_forward.down_proj.weight.detach(),
+    )
+
+
+def _join(projections: list[nn.Linear]) -> torch.Tensor:
+    joined = torch.cat([projection.weight.detach() for projection in projections])
+    rows = [len(projection.weight) for projection in projections]
+    for projection, view in zip(projections, joined.split(rows), strict=True):
+        projection.weight.data = view
+    return joined
+
+
+def _rotary_tables(positions: torch.Tensor, config: Any, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines (positions, D) of Qwen2's rotary embedding, computed in float32 as transformers does."""
+    exponents = torch.arange(0, config.head_dim, 2, device=positions.device).float() / config.head_dim
+    angles = positions[:, None].float() * (1.0 / config.rope_parameters["rope_theta"] ** exponents)
+    doubled = torch.cat([angles, angles], dim=-1)
+    return doubled.cos().to(dtype), doubled.sin().to(dtype)

@@ -1,0 +1,70 @@
+"""Replays decode steps as CUDA graphs, one for each bucket of rows and of key length."""
+
+import torch
+
+from ml.borealis.decoder import SlotDecoder
+
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # slots stepped together
+LENGTH_BUCKET = 128  # positions
+WARM_UP_STEPS = 3  # eager steps before a capture, for kernels that choose themselves on first use
+
+
+class GraphedDecoder:
+    """A SlotDecoder whose steps are captured once and replayed, so that a step costs one launch.
+
+    A capture sees fixed shapes only: rows and key length are rounded up to their buckets. Slots beyond the active
+    ones then decode nonsense nobody reads, and keys beyond a slot's position are masked in either case.
+    Source: PyTorch's notes on CUDA graphs (torch.cuda.graph, shared memory pools, side-stream warm-up).
+    """
+
+    def __init__(self, decoder: SlotDecoder) -> None:
+        self._decoder = decoder
+        self.prefill_length = decoder.prefill_length
+        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+        self._device = decoder.tokens.device
+        self._stream = torch.cuda.Stream(self._device)  # one for all: cuBLAS keeps a workspace for every stream
+
+    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+        """See SlotDecoder; not captured, its shapes follow the group's size."""
+        return self._decoder.prefill(rows, audio, seeds)
+
+    def step(self, active: int, length: int) -> torch.Tensor:
+        """See SlotDecoder. The result's memory belongs to the graph: read it before the bucket's next step."""
+        bucket = self._bucket(active, length)
+        if bucket not in self._graphs:
+            self._graphs[bucket] = self._capture(*bucket)
+        graph, tokens = self._graphs[bucket]
+        graph.replay()
+        return tokens
+
+    def capture_all(self) -> None:
+        """Captures every bucket, largest first so that the others share its memory."""
+        lengths = range(self._decoder.capacity, self.prefill_length, -LENGTH_BUCKET)
+        for rows in sorted({min(rows, self._decoder.slots) for rows in ROW_BUCKETS}, reverse=True):
+            for length in lengths:
+                bucket = self._bucket(rows, length)
+                self._graphs[bucket] = self._capture(*bucket)
+
+    def _bucket(self, active: int, length: int) -> tuple[int, int]:
+        rows = next(rows for rows in ROW_BUCKETS if rows >= active)
+        steps = -(-(length - self.prefill_length) // LENGTH_BUCKET)  # rounded up
+        full = self.prefill_length + steps * LENGTH_BUCKET
+        return min(rows, self._decoder.slots), min(full, self._decoder.capacity)
+
+    def _capture(self, rows: int, length: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        """Records one step. Steps write to the cache and move the positions: both are put back."""
+        decoder = self._decoder
+        tokens, positions = decoder.tokens.clone(), decoder.positions.clone()
+        with torch.cuda.device(self._device):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                for _ in range(WARM_UP_STEPS):
+                    decoder.step(rows, length)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                result = decoder.step(rows, length)
+        decoder.tokens.copy_(tokens)
+        decoder.positions.copy_(positions)
+        return graph, result

@@ -1,0 +1,43 @@
+"""Picks the next token of every slot on the device: greedily, or as the model card samples."""
+
+import torch
+
+from ml.borealis.options import GenerationOptions
+
+
+class TokenPicker:
+    """Greedy choice, or temperature → top-k → top-p with random numbers that belong to the chunk, not to the batch.
+
+    The order of the filters is that of transformers' generate(). A chunk's numbers are drawn when it takes its slot,
+    from its own seed and the options', so that its text does not depend on which chunks it shares the batch with.
+    """
+
+    def __init__(self, options: GenerationOptions, slots: int, device: torch.device) -> None:
+        self._options = options
+        self._device = device
+        # One uniform number a slot and a token.
+        self._uniform = torch.zeros(slots, options.max_new_tokens, device=device) if options.do_sample else None
+
+    def seat(self, rows: list[int], seeds: list[int]) -> None:
+        """Draws the random numbers of the chunks that take the slots `rows`."""
+        if self._uniform is None:
+            return
+        for row, seed in zip(rows, seeds, strict=True):
+            generator = torch.Generator().manual_seed((self._options.seed << 32) + seed)
+            drawn = torch.rand(self._options.max_new_tokens, generator=generator)
+            self._uniform[row].copy_(drawn)
+
+    def pick(self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """The next tokens (n,) for `logits` (n, V) of the slots `rows` (n,) that have `counts` (n,) tokens so far."""
+        if self._uniform is None:
+            return logits.argmax(dim=-1)
+        scaled = logits.float() / self._options.temperature
+        top, tokens = scaled.topk(min(self._options.top_k, scaled.shape[-1]), dim=-1)  # (n, k), descending
+        probabilities = top.softmax(dim=-1)
+        before = probabilities.cumsum(dim=-1) - probabilities
+        kept = torch.where(before < self._options.top_p, probabilities, 0.0)
+        cumulative = kept.cumsum(dim=-1)
+        uniform = self._uniform[rows, counts.clamp(max=self._options.max_new_tokens - 1)]
+        threshold = uniform[:, None] * cumulative[:, -1:]
+        choice = (cumulative <= threshold).sum(dim=-1, keepdim=True).clamp(max=top.shape[-1] - 1)
+        return tokens.gather(-1, choice)[:, 0]
