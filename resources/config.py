@@ -3,10 +3,10 @@
 import logging
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,7 +36,27 @@ class Settings(BaseSettings):
     grpc_max_send_message_length: int = Field(MESSAGE_LENGTH_BYTES, ge=1024, le=2**31 - 1)
     grpc_max_receive_message_length: int = Field(MESSAGE_LENGTH_BYTES, ge=1024, le=2**31 - 1)
     stream_max_bytes: int = Field(2 * 1024**3, ge=1024)
+    stream_idle_timeout_s: float = Field(30.0, gt=0, le=3600)
     shutdown_grace_s: float = Field(30.0, ge=0, le=3600)
+    server_reflection: bool = False
+
+    # Admission
+    server_max_waiting: int = Field(64, ge=1, le=100_000)
+    admission_max_bytes: int = Field(4 * 1024**3, ge=1024)
+    admission_max_queued_audio_s: float = Field(7200.0, gt=0)
+    connection_max_age_s: float = Field(3600.0, ge=1, le=2_000_000)
+    connection_grace_s: float = Field(600.0, ge=1, le=2_000_000)
+
+    # Who may call
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_client_ca_file: Path | None = None
+    auth_token_hashes: Annotated[tuple[str, ...], NoDecode] = ()
+
+    # Seeing
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(0, ge=0, le=65535)
+    watchdog_timeout_s: float = Field(120.0, ge=1, le=3600)
 
     # Model
     model_name: str = Field("Vikhrmodels/Borealis", min_length=1)
@@ -62,6 +82,8 @@ class Settings(BaseSettings):
     # Logging
     logging_level: LogLevel = "INFO"
     logging_format: str = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+    logging_json: bool = False
+    logging_filenames: bool = True
 
     @field_validator("logging_level", mode="before")
     @classmethod
@@ -75,6 +97,18 @@ class Settings(BaseSettings):
             logging.Formatter(value)
         except ValueError as error:
             raise ValueError("формат модуля logging, например %(asctime)s - %(message)s") from error
+        return value
+
+    @field_validator("auth_token_hashes", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("auth_token_hashes")
+    @classmethod
+    def _are_hashes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(r"[0-9a-fA-F]{64}", digest) for digest in value):
+            raise ValueError("SHA-256 токенов через запятую, каждый из 64 шестнадцатеричных цифр")
         return value
 
     @field_validator("model_device")

@@ -2,12 +2,18 @@
 
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
+from api.grpc.auth import TokenCheck
 from api.grpc.gate import Gate
+from api.grpc.metrics import Metrics
+from api.grpc.pool import CountingPool
+from api.grpc.tls import server_credentials
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from resources.config import Settings
 from services.transcription.interface import ITranscriptionService
@@ -15,6 +21,7 @@ from services.transcription.interface import ITranscriptionService
 _log = logging.getLogger("TranscriptionServer")
 
 SERVICE_NAME = transcription_pb2.DESCRIPTOR.services_by_name["TranscriptionService"].full_name
+LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -31,19 +38,22 @@ class TranscriptionServer:
 
         Raises:
             PortTakenError: the address is in use or is not this machine's.
+            ConfigurationError: the TLS files cannot be used.
         """
         self._service = service
         self._settings = settings
-        self._gate = Gate(SERVICE_NAME)
-        self._health = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=_health_pool())
+        self.metrics = Metrics(service.figures)
+        pool = CountingPool(settings.server_max_workers)
+        tokens = TokenCheck(settings.auth_token_hashes)
+        self._gate = Gate(SERVICE_NAME, pool, settings.server_max_waiting, tokens, self.metrics)
+        self._health = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=_admin_pool())
         self._set_health(_NOT_SERVING)
-        self._server = grpc.server(
-            ThreadPoolExecutor(settings.server_max_workers, thread_name_prefix="rpc"),
-            interceptors=[self._gate],
-            options=_options(settings),
-        )
+        self._server = grpc.server(pool, interceptors=[self._gate], options=_options(settings))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         transcription_pb2_grpc.add_TranscriptionServiceServicer_to_server(service, self._server)
+        if settings.server_reflection:
+            reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME), self._server)
+        self._stop_metrics: Callable[[], None] = lambda: None
         self.port = self._bind()
 
     def start(self) -> None:
@@ -51,12 +61,15 @@ class TranscriptionServer:
 
         Raises:
             ml.errors.SpeechError: the implementation cannot serve.
+            PortTakenError: METRICS_PORT is in use.
         """
-        self._server.start()
         started_s = time.perf_counter()
+        self._serve_metrics()
+        self._server.start()
         self._service.start(self._settings)
         self._gate.is_open = True
         self._set_health(_SERVING)
+        self.metrics.serving.set(1)
         _log.info(
             "🚀 gRPC сервер запущен на %s:%d (реализация: %s, запуск занял %.1f сек)",
             self._settings.server_host,
@@ -65,25 +78,57 @@ class TranscriptionServer:
             time.perf_counter() - started_s,
         )
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the implementation can still answer."""
+        return self._service.is_alive()
+
+    def fail(self) -> None:
+        """Says that nothing will be answered any more; for an implementation that has broken down."""
+        self._gate.is_open = False
+        self._set_health(_NOT_SERVING)
+        self.metrics.serving.set(0)
+
     def stop(self) -> None:
         """Refuses new calls, lets those in flight finish within SHUTDOWN_GRACE_S, releases everything."""
+        self._gate.is_open = False
         self._health.enter_graceful_shutdown()
+        self.metrics.serving.set(0)
         self._server.stop(self._settings.shutdown_grace_s).wait()
         self._service.stop()
+        self._gate.close()
+        self._stop_metrics()
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE_NAME):
             self._health.set(name, status)
 
     def _bind(self) -> int:
-        address = f"{self._settings.server_host}:{self._settings.server_port}"
+        settings = self._settings
+        address = f"{settings.server_host}:{settings.server_port}"
+        credentials = server_credentials(settings)
+        if not credentials and not settings.auth_token_hashes and settings.server_host not in LOOPBACK:
+            _log.warning(
+                "⚠️ Адрес %s открыт для всех: нет ни TLS (TLS_CERT_FILE), ни токенов (AUTH_TOKEN_HASHES)", address
+            )
         try:
-            port = self._server.add_insecure_port(address)
+            if credentials:
+                return self._server.add_secure_port(address, credentials)
+            return self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise PortTakenError(
                 f"Не удалось занять адрес {address}: порт занят или адрес чужой. Задайте другой SERVER_PORT (--port)"
             ) from error
-        return port
+
+    def _serve_metrics(self) -> None:
+        if not self._settings.metrics_port:
+            return
+        try:
+            self._stop_metrics = self.metrics.serve(self._settings.metrics_host, self._settings.metrics_port)
+        except OSError as error:
+            raise PortTakenError(
+                f"Не удалось занять порт {self._settings.metrics_port} для метрик. Задайте другой METRICS_PORT"
+            ) from error
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
@@ -91,9 +136,11 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", settings.grpc_max_send_message_length),
         ("grpc.max_receive_message_length", settings.grpc_max_receive_message_length),
         ("grpc.so_reuseport", 0),  # or a second server would silently share the port
+        ("grpc.max_connection_age_ms", int(settings.connection_max_age_s * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(settings.connection_grace_s * 1000)),
     ]
 
 
-def _health_pool() -> ThreadPoolExecutor:
+def _admin_pool() -> ThreadPoolExecutor:
     """A health check never queues behind transcriptions."""
     return ThreadPoolExecutor(1, thread_name_prefix="health")

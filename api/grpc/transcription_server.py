@@ -18,6 +18,7 @@ from typing import NoReturn
 from api.grpc.server import PortTakenError, TranscriptionServer
 from ml.errors import SpeechError
 from resources.config import ConfigurationError, Settings, load_settings
+from resources.logs import configure_logging
 from services.transcription.implementations import *  # noqa: F403 - whatever __all__ lists can be named below
 from services.transcription.interface import ITranscriptionService
 
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         flags = _parse(arguments)
         implementation = str(flags.pop("implementation"))
         settings = load_settings(**flags)
-        _configure_logging(settings)
+        configure_logging(settings.logging_level, settings.logging_format, settings.logging_json)
         return serve(implementation, settings)
     except (ConfigurationError, PortTakenError, SpeechError) as error:
         print(f"❌ {error}", file=sys.stderr)
@@ -75,8 +76,11 @@ def serve(implementation: str, settings: Settings) -> int:
     _on_stop_signals(_request_stop)
     try:
         server.start()
-        while True:
+        while server.is_alive:
             time.sleep(_STOP_POLL_S)
+        _log.critical("💥 Реализация больше не отвечает: процесс завершается, чтобы его перезапустили")
+        server.fail()
+        return 1
     except StopRequested:
         _log.info("🛑 Останавливаюсь: новые запросы не принимаются")
         return 0
@@ -99,13 +103,6 @@ def _parse(arguments: list[str] | None) -> dict[str, str | int | None]:
     parser.add_argument("--model", dest="model_name", metavar="M", help="папка или имя модели на хабе (MODEL_NAME)")
     parser.add_argument("--device", dest="model_device", metavar="D", help="cuda, cuda:N или cpu (MODEL_DEVICE)")
     return vars(parser.parse_args(arguments))
-
-
-def _configure_logging(settings: Settings) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a console that cannot show a sign must not stop the work
-    logging.basicConfig(level=settings.logging_level, format=settings.logging_format, datefmt="%Y-%m-%d %H:%M:%S")
 
 
 def _on_stop_signals(handler: object) -> None:

@@ -14,12 +14,16 @@ from ml.audio.splitting import Chunk
 from ml.errors import SpeechError
 from ml.pipeline import Pipeline, Transcript
 from resources.config import Settings
+from services.transcription.admission import Admission
 from services.transcription.errors import IN_BAND, outcome_of
+from services.transcription.idle import IdleWatch
 from services.transcription.interface import ITranscriptionService
 from services.transcription.request_log import log_failed, log_finished, log_received
 from services.transcription.upload import Description, check_content, spool
 
 ERROR_CODE_TRAILER = "x-error-code"
+RETRY_PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
+PUSHBACK_MS = 1000
 
 
 class TranscriptionServiceBase(ITranscriptionService):
@@ -29,10 +33,12 @@ class TranscriptionServiceBase(ITranscriptionService):
     """
 
     _pipeline: Pipeline
-    _stream_max_bytes: int
+    _admission: Admission
+    _settings: Settings
 
     def __init__(self) -> None:
         self._log = logging.getLogger(type(self).__name__)
+        self._idle_watch: IdleWatch | None = None
 
     def start(self, settings: Settings) -> None:
         """Finds the decoder and sets the limits; an implementation that needs more extends it."""
@@ -40,7 +46,20 @@ class TranscriptionServiceBase(ITranscriptionService):
             find_ffmpeg(settings.ffmpeg_binary), settings.audio_max_duration_s, settings.audio_decode_timeout_s
         )
         self._pipeline = Pipeline(decoder, settings.model_chunk_duration, self.recognise)
-        self._stream_max_bytes = settings.stream_max_bytes
+        self._admission = Admission(
+            settings.admission_max_bytes, settings.admission_max_queued_audio_s, self.queued_audio_s
+        )
+        self._idle_watch = IdleWatch(settings.stream_idle_timeout_s)
+        self._settings = settings
+
+    def stop(self) -> None:
+        """Ends the watch over idle streams; an implementation that started more extends it."""
+        if self._idle_watch:
+            self._idle_watch.close()
+
+    def queued_audio_s(self) -> float:
+        """Seconds of audio that wait to be recognised; new requests are refused while they are too many."""
+        return 0.0
 
     def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
         """Turns chunks (≤ 30 s, in order) into their texts, one each, in the same order.
@@ -60,10 +79,12 @@ class TranscriptionServiceBase(ITranscriptionService):
         self, request_iterator: Iterator[transcription_pb2.AudioChunk], context: grpc.ServicerContext
     ) -> transcription_pb2.TranscriptionResponse:
         """Transcribes an audio file that arrives in pieces."""
-        first = next(request_iterator, transcription_pb2.AudioChunk())
+        assert self._idle_watch, "start() comes first"
+        requests = self._idle_watch.watched(request_iterator, context.cancel)
+        first = next(requests, transcription_pb2.AudioChunk())
         description = Description(first.filename, first.format, first.sample_rate)
-        pieces = (piece.chunk_data for piece in chain([first], request_iterator))
-        return self._answer(description, pieces, self._stream_max_bytes, context)
+        pieces = (piece.chunk_data for piece in chain([first], requests))
+        return self._answer(description, pieces, self._settings.stream_max_bytes, context)
 
     def _answer(
         self, description: Description, pieces: Iterable[bytes], max_bytes: int | None, context: grpc.ServicerContext
@@ -72,9 +93,9 @@ class TranscriptionServiceBase(ITranscriptionService):
         context.add_callback(cancelled.set)
         started_s = time.perf_counter()
         try:
-            with spool(description, pieces, max_bytes) as upload:
+            with self._admission.admitted(pieces) as counted, spool(description, counted, max_bytes) as upload:
                 started_s = time.perf_counter()
-                log_received(self._log, upload)
+                log_received(self._log, upload, self._settings.logging_filenames)
                 check_content(upload)
                 transcript = self._pipeline.transcribe(
                     upload.file, pcm_sample_rate=description.pcm_sample_rate, cancelled=cancelled
@@ -102,8 +123,9 @@ class TranscriptionServiceBase(ITranscriptionService):
         self, error: SpeechError, processing_s: float, context: grpc.ServicerContext
     ) -> transcription_pb2.TranscriptionResponse:
         log_failed(self._log, error.code, str(error))
-        context.set_trailing_metadata(((ERROR_CODE_TRAILER, error.code),))
         status = outcome_of(error)
+        pushback = [(RETRY_PUSHBACK_TRAILER, str(PUSHBACK_MS))] if status is grpc.StatusCode.UNAVAILABLE else []
+        context.set_trailing_metadata(((ERROR_CODE_TRAILER, error.code), *pushback))
         if status is not IN_BAND:
             context.abort(status, str(error))
         return transcription_pb2.TranscriptionResponse(

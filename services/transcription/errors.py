@@ -7,6 +7,7 @@ ml.errors.SpeechError
 │       └── UnsupportedFormatError
 └── UploadError                      the call: a gRPC status
     ├── UploadTooLargeError
+    ├── OverloadedError
     └── NoSpaceError
 """
 
@@ -48,6 +49,12 @@ class UploadTooLargeError(UploadError):
     code = "UPLOAD_TOO_LARGE"
 
 
+class OverloadedError(UploadError):
+    """There is more work than the admission limits allow."""
+
+    code = "OVERLOADED"
+
+
 class NoSpaceError(UploadError):
     """The disk has no room for the upload."""
 
@@ -57,6 +64,7 @@ class NoSpaceError(UploadError):
 _OUTCOMES: tuple[tuple[type[SpeechError], grpc.StatusCode | None], ...] = (
     (UploadTooLargeError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (NoSpaceError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (OverloadedError, grpc.StatusCode.UNAVAILABLE),
     (UploadError, grpc.StatusCode.INTERNAL),
     (DecodingCancelledError, grpc.StatusCode.CANCELLED),
     (DecoderUnavailableError, grpc.StatusCode.UNAVAILABLE),

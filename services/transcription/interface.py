@@ -1,7 +1,7 @@
 """The contract every transcription implementation fulfils, at the protobuf edge."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import grpc
 
@@ -40,3 +40,11 @@ class ITranscriptionService(ABC):
 
     def stop(self) -> None:  # noqa: B027
         """Releases what `start` took. Called once, after the last request."""
+
+    def is_alive(self) -> bool:
+        """Whether it can still answer, asked twice a second. False ends the process, to be restarted."""
+        return True
+
+    def figures(self) -> Mapping[str, float]:
+        """Gauges for the metrics, such as the queue's depth, by name."""
+        return {}

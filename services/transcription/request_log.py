@@ -8,10 +8,11 @@ _RULE = "=" * 80
 _MEBIBYTE = 1024 * 1024
 
 
-def log_received(log: logging.Logger, upload: Upload) -> None:
+def log_received(log: logging.Logger, upload: Upload, with_filename: bool) -> None:
     """Says which file came, how large and in which format."""
+    name = upload.description.printable_filename if with_filename else "(имя скрыто)"
     log.info(_RULE)
-    log.info("📥 Получен запрос на транскрипцию файла: %s", upload.description.printable_filename)
+    log.info("📥 Получен запрос на транскрипцию файла: %s", name)
     log.info("   Размер файла: %.2f МБ", upload.size_bytes / _MEBIBYTE)
     log.info("   Формат: %s", upload.description.format_name)
     log.info(_RULE)

@@ -36,6 +36,7 @@ class BorealisTranscriptionService(TranscriptionServiceBase, transcription_pb2_g
 
     def stop(self) -> None:
         """Ends the engine's thread and frees the device."""
+        super().stop()
         if self._engine:
             self._engine.close()
 

@@ -1,0 +1,51 @@
+"""How much work is taken in at once: bytes of uploads and seconds of audio that wait for the model."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from services.transcription.errors import OverloadedError
+
+
+class Admission:
+    """Keeps count of the uploads under way and refuses what would go over the limits."""
+
+    def __init__(self, max_bytes: int, max_queued_audio_s: float, queued_audio_s: Callable[[], float]) -> None:
+        """`queued_audio_s` tells how many seconds of audio wait for the model."""
+        self._max_bytes = max_bytes
+        self._max_queued_audio_s = max_queued_audio_s
+        self._queued_audio_s = queued_audio_s
+        self._lock = threading.Lock()
+        self._bytes = 0
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of all uploads under way."""
+        return self._bytes
+
+    @contextmanager
+    def admitted(self, pieces: Iterable[bytes]) -> Iterator[Iterable[bytes]]:
+        """Hands `pieces` through, counted, for as long as the context lasts.
+
+        Raises:
+            OverloadedError: too much audio waits, or the pieces would pass the limit on bytes.
+        """
+        if self._queued_audio_s() >= self._max_queued_audio_s:
+            raise OverloadedError("Сервер перегружен: слишком много аудио в очереди, повторите позже")
+        held = [0]
+        try:
+            yield self._counted(pieces, held)
+        finally:
+            self._add(-held[0])
+
+    def _counted(self, pieces: Iterable[bytes], held: list[int]) -> Iterator[bytes]:
+        for piece in pieces:
+            if self._bytes + len(piece) > self._max_bytes:
+                raise OverloadedError("Сервер перегружен: слишком много загрузок одновременно, повторите позже")
+            self._add(len(piece))
+            held[0] += len(piece)
+            yield piece
+
+    def _add(self, count: int) -> None:
+        with self._lock:
+            self._bytes += count
