@@ -8,6 +8,7 @@ SAMPLE_RATE = 16_000  # Hz, what the model hears
 SAMPLE_BYTES = 2  # s16le
 MIN_PCM_SAMPLE_RATE = 1_000  # Hz
 MAX_PCM_SAMPLE_RATE = 384_000  # Hz
+PROTOCOLS = "fd"  # the one way to read anything: the descriptor the caller opened
 # Demuxers, not file endings: ffmpeg looks at the content. Playlists (HLS, ffconcat) must never be among them, because
 # they make ffmpeg open other files and addresses.
 CONTAINERS = "mp3,wav,flac,ogg,aac,mov"
@@ -20,8 +21,17 @@ def decode_command(ffmpeg: Path, max_duration_s: float, pcm_sample_rate: int | N
 
     Raises: InvalidSampleRateError.
     """
-    guard = ["-nostdin", "-hide_banner", "-loglevel", "level+warning", "-threads", "1", "-protocol_whitelist", "fd"]
-    source = [*_input_format(pcm_sample_rate), "-fd", "0", "-i", "fd:"]
+    guard = [
+        "-nostdin",
+        "-hide_banner",
+        "-loglevel",
+        "level+warning",
+        "-threads",
+        "1",
+        "-protocol_whitelist",
+        PROTOCOLS,
+    ]
+    source = ["-protocol_whitelist", PROTOCOLS, *_input_format(pcm_sample_rate), "-fd", "0", "-i", "fd:"]
     choice = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-t", f"{max_duration_s + 1:.3f}"]
     output = ["-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "s16le", "-"]
     return [str(ffmpeg), *guard, *source, *choice, *output]

@@ -17,7 +17,7 @@ _SMOOTH_FRAMES = 3  # 30 ms: evens out noise, leaves the closure of a stop conso
 _MIN_PAUSE_FRAMES = 10  # 100 ms: longer than such a closure
 _LONG_PAUSE_FRAMES = 40  # 400 ms: more adds nothing to the certainty that this is a pause
 _MARGIN_FRAMES = 25  # 250 ms of a long pause stay on either side of the cut
-_LEAST_MARGIN_FRAMES = 5  # 50 ms stay in any case
+_LEAST_MARGIN_FRAMES = 12  # 120 ms, or half of a shorter pause, come before a cut at the end of the allowed range
 _DIP_FRAMES = 9  # 90 ms: without pauses, a gap between words should still win over a shorter closure
 
 Frames = NDArray[np.float64]
@@ -61,7 +61,7 @@ def best_cut(powers: Frames, earliest: int, latest: int) -> int:
         for start in (preferred, earliest):
             choice = [pause for pause in pauses if pause.cut >= start]
             if choice:
-                return max(choice, key=lambda pause: _merit(pause, levels, latest)).cut
+                return max(choice, key=lambda pause: _merit(pause, latest)).cut
     return _bottom(dips, preferred, latest)
 
 
@@ -80,17 +80,15 @@ def _pauses(levels: Frames, floor: float, share: float, earliest: int, latest: i
     for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
         margin = min(_MARGIN_FRAMES, (end - start) // 2)
         cut = min(latest, end - margin)
-        if end - start >= _MIN_PAUSE_FRAMES and cut >= max(earliest, start + _LEAST_MARGIN_FRAMES):
+        if end - start >= _MIN_PAUSE_FRAMES and cut >= max(earliest, start + min(margin, _LEAST_MARGIN_FRAMES)):
             found.append(_Pause(start, end, cut))
     return found
 
 
-def _merit(pause: _Pause, levels: Frames, latest: int) -> float:
-    """Return how good a cut in `pause` is: its length (0 to 1), its depth and its closeness to the target (to 1/2)."""
+def _merit(pause: _Pause, latest: int) -> float:
+    """Return how good a cut in `pause` is: its length (0 to 1) and its closeness to the target (to 1/2)."""
     length = min(pause.end - pause.start, _LONG_PAUSE_FRAMES) / _LONG_PAUSE_FRAMES
-    lowest, loudest = levels.min(), levels.max()
-    depth = (loudest - levels[pause.start : pause.end].mean()) / (loudest - lowest)
-    return float(length + 0.5 * depth + 0.5 * pause.cut / latest)
+    return length + 0.5 * pause.cut / latest
 
 
 def _bottom(dips: Frames, earliest: int, latest: int) -> int:

@@ -98,7 +98,7 @@ class PauseSplitter:
         n_seen = min(n_held, self._target_samples + self._tail_samples)
         latest = min(self._target_samples, n_seen - self._tail_samples) // self._hop
         earliest = max(1, int(self._target_samples * _EARLIEST_SHARE) // self._hop)
-        return best_cut(powers[: self._target_samples // self._hop], earliest, latest)
+        return best_cut(powers[: n_seen // self._hop], earliest, latest)
 
 
 def split_at_pauses(waveform: Waveform, sample_rate: int, target_s: float) -> list[Chunk]:

@@ -154,14 +154,29 @@ def test_of_equal_pauses_the_one_nearest_the_target_wins() -> None:
     assert 9 < split_at_pauses(waveform, SAMPLE_RATE, 10)[1].start_s < 9.3
 
 
-def test_stop_closure_does_not_pass_for_a_pause() -> None:
+@pytest.mark.parametrize("gap_s", [3.2, 6.2])
+def test_stop_closure_does_not_pass_for_a_pause(gap_s: float) -> None:
     waveform = sound("noise", 20 * SAMPLE_RATE, 0)
     for position_s in np.arange(0.5, 20, 0.5):
         start = int(position_s * SAMPLE_RATE)
         waveform[start : start + int(0.07 * SAMPLE_RATE)] = 0
-    gap = int(6.2 * SAMPLE_RATE)
+    gap = int(gap_s * SAMPLE_RATE)
     waveform[gap : gap + int(0.15 * SAMPLE_RATE)] *= 0.03
-    assert 6.2 < split_at_pauses(waveform, SAMPLE_RATE, 10)[1].start_s < 6.35
+    assert gap_s < split_at_pauses(waveform, SAMPLE_RATE, 10)[1].start_s < gap_s + 0.15
+
+
+@pytest.mark.parametrize("dropout_s", [1, 6])
+@pytest.mark.parametrize("room", [0.003, 0.05])
+def test_moment_of_digital_silence_does_not_hide_the_pauses_of_a_room(room: float, dropout_s: float) -> None:
+    waveform = sound("noise", 20 * SAMPLE_RATE, 0)
+    waveform[int(4 * SAMPLE_RATE) : int(4.5 * SAMPLE_RATE)] *= room
+    waveform[int(7 * SAMPLE_RATE) : int(7.15 * SAMPLE_RATE)] *= room * 0.9
+    waveform[int(9 * SAMPLE_RATE) : int(9.5 * SAMPLE_RATE)] *= room
+    dropout = int(dropout_s * SAMPLE_RATE)
+    waveform[dropout : dropout + int(0.12 * SAMPLE_RATE)] = 0
+    cut_s = split_at_pauses(waveform, SAMPLE_RATE, 10)[1].start_s
+    # A noisy room and a dropout within reach: the dropout is as good a place as any.
+    assert 9 < cut_s < 9.5 or (room > 0.01 and dropout_s < cut_s < dropout_s + 0.12)
 
 
 def test_cut_in_a_pause_leaves_quiet_on_both_sides() -> None:
