@@ -21,16 +21,7 @@ def decode_command(ffmpeg: Path, max_duration_s: float, pcm_sample_rate: int | N
 
     Raises: InvalidSampleRateError.
     """
-    guard = [
-        "-nostdin",
-        "-hide_banner",
-        "-loglevel",
-        "level+warning",
-        "-threads",
-        "1",
-        "-protocol_whitelist",
-        PROTOCOLS,
-    ]
+    guard = ["-nostdin", "-hide_banner", "-loglevel", "level+warning", "-threads", "1"]
     source = ["-protocol_whitelist", PROTOCOLS, *_input_format(pcm_sample_rate), "-fd", "0", "-i", "fd:"]
     choice = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-t", f"{max_duration_s + 1:.3f}"]
     output = ["-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "s16le", "-"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml.audio.command import CONTAINERS
+from ml.audio.command import CONTAINERS, decode_command
 from ml.audio.decoding import DAMAGED_WARNING, SAMPLE_RATE, AudioDecoder, Decoding, find_ffmpeg
 from ml.errors import AudioTooLongError, DecodingCancelledError, EmptyAudioError, SpeechError, UndecodableAudioError
 from tests.unit import media
@@ -211,6 +211,14 @@ def locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 def test_17_playlist_makes_no_request(canary: Canary, locks: None, playlist: Callable[[str], bytes]) -> None:
     assert type(refusal(playlist(canary.address))) is UndecodableAudioError
     assert canary.requests == []
+
+
+def test_17_command_opens_one_protocol_and_no_playlist() -> None:
+    for pcm_sample_rate in (None, 16_000):
+        command = decode_command(DECODER.ffmpeg, 60, pcm_sample_rate)
+        before_input = command[: command.index("-i")]
+        assert before_input[before_input.index("-protocol_whitelist") + 1] == "fd"
+        assert set(before_input[before_input.index("-format_whitelist") + 1].split(",")).isdisjoint({"hls", "concat"})
 
 
 def test_17_canary_sees_a_decoder_without_our_whitelists(canary: Canary, tmp_path: Path) -> None:

@@ -113,16 +113,16 @@ def test_blocks_of_any_size_are_cut_as_the_whole_is(waveform: Waveform, target_s
     assert all(np.array_equal(mine.waveform, its.waveform) for mine, its in zip(chunks, whole, strict=True))
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.sampled_from(SOUNDS), st.floats(1, 3), st.integers(0, 1000))
-def test_cut_depends_on_nothing_later_than_a_second_after_the_target(kind: str, target_s: float, seed: int) -> None:
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(SOUNDS), st.sampled_from(SOUNDS), st.floats(1, 3), st.integers(0, 1000))
+def test_cut_depends_on_nothing_later_than_a_second_after_the_target(
+    kind: str, later_kind: str, target_s: float, seed: int
+) -> None:
     waveform = sound(kind, 10 * SAMPLE_RATE, seed)
     seen = int((target_s + 1) * SAMPLE_RATE) + 1
-    changed = np.concatenate([waveform[:seen], 1 - waveform[seen:]])
-    assert (
-        cuts(split_at_pauses(changed, SAMPLE_RATE, target_s))[0]
-        == cuts(split_at_pauses(waveform, SAMPLE_RATE, target_s))[0]
-    )
+    changed = np.concatenate([waveform[:seen], 3 * sound(later_kind, 20 * SAMPLE_RATE, seed + 1)])
+    expected = cuts(split_at_pauses(waveform, SAMPLE_RATE, target_s))[0]
+    assert cuts(split_at_pauses(changed, SAMPLE_RATE, target_s))[0] == expected
 
 
 @pytest.mark.parametrize("snr_db", [60, 30, 20, 10])
@@ -189,6 +189,26 @@ def test_short_pause_is_cut_in_its_middle() -> None:
     waveform = sound("noise", 20 * SAMPLE_RATE, 0)
     waveform[8 * SAMPLE_RATE : int(8.2 * SAMPLE_RATE)] *= 0.01
     assert split_at_pauses(waveform, SAMPLE_RATE, 10)[1].start_s == pytest.approx(8.1, abs=0.02)
+
+
+def test_pause_that_goes_on_past_the_target_is_cut_at_the_target() -> None:
+    waveform = sound("noise", 20 * SAMPLE_RATE, 0)
+    waveform[int(9.8 * SAMPLE_RATE) : 11 * SAMPLE_RATE] *= 0.01
+    assert split_at_pauses(waveform, SAMPLE_RATE, 10)[1].start_s == 10
+
+
+def test_pause_that_barely_begins_before_the_target_is_left_alone() -> None:
+    waveform = sound("noise", 20 * SAMPLE_RATE, 0)
+    waveform[int(8.5 * SAMPLE_RATE) : int(8.8 * SAMPLE_RATE)] *= 0.01
+    waveform[int(9.95 * SAMPLE_RATE) : 11 * SAMPLE_RATE] *= 0.01
+    assert 8.5 < split_at_pauses(waveform, SAMPLE_RATE, 10)[1].start_s < 8.8
+
+
+@pytest.mark.parametrize("gap_s", [0.13, 0.2])
+def test_gap_between_words_is_a_pause(gap_s: float) -> None:
+    waveform = sound("noise", 20 * SAMPLE_RATE, 0)
+    waveform[3 * SAMPLE_RATE : int((3 + gap_s) * SAMPLE_RATE)] *= 0.01
+    assert split_at_pauses(waveform, SAMPLE_RATE, 10)[1].start_s == pytest.approx(3 + gap_s / 2, abs=0.02)
 
 
 def test_only_pause_is_taken_even_if_it_comes_early() -> None:
