@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ml.errors import SpeechError
 from ml.manifest import ManifestError, Sample, normalise, read_manifest
-from ml.pipeline import Transcript
+from ml.transcript import Transcript
 from ml.transcribe import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -156,7 +156,7 @@ def _score(sample: Sample, transcribe: Transcribe, merge_yo: bool) -> Score:
     try:
         transcript, failure = transcribe(sample.path), ""
     except (SpeechError, OSError) as error:
-        transcript, failure = Transcript("", 0.0), str(error)
+        transcript, failure = Transcript((), 0.0), str(error)
     reference, recognised = normalise(sample.text, merge_yo), normalise(transcript.text, merge_yo)
     compared = jiwer.process_words(reference, recognised)
     return Score(

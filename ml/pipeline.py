@@ -1,25 +1,29 @@
 """The way through: a file is decoded, split at pauses, recognised and joined to one transcript."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ml.audio.decoding import AudioDecoder
+from ml.audio.decoding import AudioDecoder, Decoding
 from ml.audio.splitting import Chunk, PauseSplitter
 from ml.errors import DecodingCancelledError
+from ml.transcript import Segment, StageTimes, Transcript
 
 CANCEL_POLL_S = 0.05  # how soon a cancellation is noticed while a chunk is being recognised
 
+T = TypeVar("T")
 Waveform = npt.NDArray[np.float32]
 Recognise = Callable[[Iterator[Chunk], threading.Event], Iterator[str]]
 """Chunks in, their texts out, in the same order and one for each; ends early when the event is set."""
+OnSegment = Callable[[Segment], None]
 
 
 class Engine(Protocol):
@@ -30,17 +34,8 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class Transcript:
-    """What was said in one recording."""
-
-    text: str
-    audio_duration_s: float
-    warnings: tuple[str, ...] = ()  # for a person, such as "the file is damaged after 9.9 s"
-
-
-@dataclass(frozen=True)
 class Pipeline:
-    """Turns files into transcripts with one decoder, one chunk length and one recogniser."""
+    """Turns recordings into transcripts with one decoder, one chunk length and one recogniser."""
 
     decoder: AudioDecoder
     chunk_duration_s: float
@@ -52,40 +47,71 @@ class Pipeline:
         *,
         pcm_sample_rate: int | None = None,
         cancelled: threading.Event | None = None,
-        on_progress: Callable[[float], None] = lambda recognised_s: None,
+        on_segment: OnSegment = lambda segment: None,
     ) -> Transcript:
         """Transcribes the seekable file `source`; `pcm_sample_rate` (Hz) says that it is raw PCM.
 
-        `on_progress` hears how many seconds of audio are recognised so far.
+        `on_segment` hears of every segment as soon as its text is there.
 
         Raises:
             SpeechError: see ml/errors.py.
         """
         cancelled = cancelled or threading.Event()
         with self.decoder.open(source, pcm_sample_rate=pcm_sample_rate, cancelled=cancelled) as decoding:
-            ends_s: deque[float] = deque()
-            texts = []
-            for text in self.recognise(_note_ends(self._chunks(decoding), ends_s), cancelled):
-                texts.append(text)
-                on_progress(ends_s.popleft())
-            return Transcript(join(texts), decoding.duration_s, decoding.warnings)
+            return self.run(decoding, cancelled, on_segment)
 
-    def _chunks(self, blocks: Iterable[Waveform]) -> Iterator[Chunk]:
-        splitter = PauseSplitter(self.chunk_duration_s)
-        for block in blocks:
-            yield from splitter.push(block)
-        yield from splitter.finish()
+    def run(self, decoding: Decoding, cancelled: threading.Event, on_segment: OnSegment) -> Transcript:
+        """Transcribes what comes out of a decoding that has been started."""
+        run = _Run(self.chunk_duration_s)
+        segments = []
+        for text in run.timed(self.recognise(run.chunks(decoding), cancelled)):
+            segments.append(run.segment(text))
+            on_segment(segments[-1])
+        return Transcript(tuple(segments), decoding.duration_s, decoding.warnings, run.stages())
 
 
-def _note_ends(chunks: Iterator[Chunk], ends_s: deque[float]) -> Iterator[Chunk]:
-    for chunk in chunks:
-        ends_s.append(chunk.end_s)
-        yield chunk
+class _Run:
+    """Keeps the books of one recording: where the chunks are that have no text yet, and where the time goes."""
 
+    def __init__(self, chunk_duration_s: float) -> None:
+        self._splitter = PauseSplitter(chunk_duration_s)
+        self._pending: deque[tuple[float, float]] = deque()  # start and end of chunks under way, in seconds
+        self._decode_s = self._split_s = self._all_s = 0.0
 
-def join(texts: list[str]) -> str:
-    """Joins the chunks' texts to one; chunks in which nothing is said leave no trace."""
-    return " ".join(stripped for text in texts if (stripped := text.strip()))
+    def chunks(self, blocks: Iterable[Waveform]) -> Iterator[Chunk]:
+        """The chunks of decoded blocks, noted as they are handed out."""
+        iterator = iter(blocks)
+        while True:
+            started_s = time.perf_counter()
+            block = next(iterator, None)
+            decoded_s = time.perf_counter()
+            chunks = self._splitter.finish() if block is None else self._splitter.push(block)
+            self._decode_s += decoded_s - started_s
+            self._split_s += time.perf_counter() - decoded_s
+            for chunk in chunks:
+                self._pending.append((chunk.start_s, chunk.end_s))
+                yield chunk
+            if block is None:
+                return
+
+    def timed(self, texts: Iterator[str]) -> Iterator[str]:
+        """The texts, with the time spent waiting for them."""
+        while True:
+            started_s = time.perf_counter()
+            text = next(texts, None)
+            self._all_s += time.perf_counter() - started_s
+            if text is None:
+                return
+            yield text
+
+    def segment(self, text: str) -> Segment:
+        """The segment of the oldest chunk without a text."""
+        start_s, end_s = self._pending.popleft()
+        return Segment(start_s, end_s, text.strip())
+
+    def stages(self) -> StageTimes:
+        """Where the time went; decoding and splitting run inside the recogniser's wait for chunks."""
+        return StageTimes(self._decode_s, self._split_s, self._all_s - self._decode_s - self._split_s)
 
 
 def recognise_with(engine: Engine, window: int) -> Recognise:
@@ -97,7 +123,7 @@ def recognise_with(engine: Engine, window: int) -> Recognise:
         try:
             for chunk in chunks:
                 pending.append(engine.submit(chunk.waveform, owner))
-                while len(pending) >= window:
+                while pending and (len(pending) >= window or pending[0].done()):
                     yield _wait(pending.popleft(), cancelled)
             while pending:
                 yield _wait(pending.popleft(), cancelled)

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from ml.errors import SpeechError
-from ml.pipeline import Pipeline, Transcript
+from ml.pipeline import Pipeline
+from ml.transcript import Segment, Transcript
 
 DEFAULT_MODEL = "Vikhrmodels/Borealis"
 DEFAULT_DEVICE = "cuda"
@@ -81,10 +82,10 @@ def transcribe(path: Path, pipeline: Pipeline) -> Transcript:
         path.open("rb") as file,
     ):
 
-        def show(recognised_s: float) -> None:
-            bar.update(recognised_s - bar.n)
+        def show(segment: Segment) -> None:
+            bar.update(segment.end_s - bar.n)
 
-        return pipeline.transcribe(file, on_progress=show)
+        return pipeline.transcribe(file, on_segment=show)
 
 
 def protect_console() -> None:

@@ -3,8 +3,8 @@
 import logging
 import subprocess
 import threading
-import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
@@ -37,47 +37,27 @@ class Ending:
     no_track: bool
 
 
-class _WaitClock:
-    """Adds up the time spent waiting for the process, so that a slow consumer is not held against it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waited_s = 0.0
-        self._since: float | None = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._since = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._waited_s = self._total_s()
-            self._since = None
-
-    def _total_s(self) -> float:
-        return self._waited_s + (0.0 if self._since is None else time.monotonic() - self._since)
-
-    @property
-    def total_s(self) -> float:
-        with self._lock:
-            return self._total_s()
-
-
 class DecoderChild:
     """One running decoder. Close it in every outcome: that alone frees the process, its two threads and its pipes."""
 
     def __init__(
-        self, command: list[str], source: IO[bytes], timeout_s: float, limits: ChildLimits, cancelled: threading.Event
+        self,
+        command: list[str],
+        source: IO[bytes] | None,
+        timeout_s: float,
+        limits: ChildLimits,
+        cancelled: threading.Event,
     ) -> None:
-        """Start `command` with `source` as its standard input.
+        """Start `command` with `source` as its standard input; None opens a pipe for `feed`.
 
-        `timeout_s` bounds the time spent waiting for it, all reads together.
+        `timeout_s` bounds the time spent waiting for it, all reads together, while it has input to work on.
 
         Raises: DecoderUnavailableError.
         """
         self._timeout_s = timeout_s
         self._cancelled = cancelled
-        self._clock = _WaitClock()
+        self._waiting = False  # somebody waits for output
+        self._has_input = source is not None  # there is something it could be working on
         self._over = threading.Event()
         self._was_cancelled = self._was_late = self._complained = self._no_track = False
         self._last_lines: deque[bytes] = deque(maxlen=_KEPT_LINES)
@@ -102,13 +82,34 @@ class DecoderChild:
     def read(self, n_bytes: int) -> bytes:
         """Return exactly `n_bytes` of output; fewer, or none, only when the process has ended its output."""
         assert self._process.stdout is not None
-        with self._clock:
+        self._waiting = True
+        try:
             return self._process.stdout.read(n_bytes)
+        finally:
+            self._waiting = False
+
+    def feed(self, data: bytes) -> bool:
+        """Write `data` to its pipe, waiting while that is full; False once it reads no more."""
+        assert self._process.stdin is not None
+        self._has_input = True
+        try:
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+        except (OSError, ValueError):  # it is gone: a broken pipe (on Windows also EINVAL), or closed by us
+            return False
+        finally:
+            self._has_input = False
+        return True
+
+    def end_input(self) -> None:
+        """Say that there is nothing more to feed."""
+        self._has_input = True  # what is left in the pipe
+        self._close_input()
 
     def finish(self) -> Ending:
         """Wait for the end of the process, within what is left of the time limit, free everything, say how it was."""
-        with self._clock:
-            exit_code = self._process.wait()
+        self._waiting = True
+        exit_code = self._process.wait()
         self.close()
         if self._last_lines:
             logger.debug("decoder exit code %d, last words: %s", exit_code, b" | ".join(self._last_lines))
@@ -123,15 +124,23 @@ class DecoderChild:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
+        self._close_input()
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
         self._limits_held = None
 
+    def _close_input(self) -> None:
+        if self._process.stdin is not None:
+            with suppress(OSError):  # what could not be written is of no interest any more
+                self._process.stdin.close()
+
     def _watch(self) -> None:
+        waited_s = 0.0
         while not self._over.wait(WATCH_INTERVAL_S):
             self._was_cancelled = self._cancelled.is_set()
-            self._was_late = self._clock.total_s > self._timeout_s
+            waited_s += WATCH_INTERVAL_S if self._waiting and self._has_input else 0.0
+            self._was_late = waited_s > self._timeout_s
             if self._was_cancelled or self._was_late:
                 self._process.kill()
                 return
@@ -145,11 +154,11 @@ class DecoderChild:
             self._no_track = self._no_track or _NO_TRACK_MARK in line
 
 
-def _start(command: list[str], source: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(command: list[str], source: IO[bytes] | None) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             command,
-            stdin=source,
+            stdin=subprocess.PIPE if source is None else source,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=child_environment(),

@@ -62,6 +62,22 @@ class AudioDecoder:
             finally:
                 child.close()
 
+    @contextmanager
+    def open_pipe(
+        self, pcm_sample_rate: int | None = None, cancelled: threading.Event | None = None
+    ) -> Iterator["Decoding"]:
+        """Start decoding a recording that is still to come: `feed` the `Decoding` from another thread, then `end` it.
+
+        Raises: InvalidSampleRateError, DecoderUnavailableError.
+        """
+        command = decode_command(self.ffmpeg, self.max_duration_s, pcm_sample_rate)
+        limits = ChildLimits(cpu_s=math.ceil(self.timeout_s))
+        child = DecoderChild(command, None, self.timeout_s, limits, cancelled or threading.Event())
+        try:
+            yield Decoding(child, self, cut_short=False)
+        finally:
+            child.close()
+
     def decode_all(
         self, source: IO[bytes], pcm_sample_rate: int | None = None, cancelled: threading.Event | None = None
     ) -> Waveform:
@@ -92,6 +108,19 @@ class Decoding:
     def warnings(self) -> tuple[str, ...]:
         """What the sender should know about a recording which could be read in part; complete after the last block."""
         return self._warnings
+
+    def feed(self, data: bytes) -> bool:
+        """Hand over the next bytes of a recording opened by `open_pipe`; False once the decoder reads no more."""
+        return self._child.feed(data)
+
+    def end(self, cut_short: bool) -> None:
+        """Say that all of it was fed, and whether it breaks off before its own end."""
+        self._cut_short = cut_short
+        self._child.end_input()
+
+    def close(self) -> None:
+        """End the decoder if it still runs. May be called from any thread, and again."""
+        self._child.close()
 
     @property
     def pid(self) -> int:

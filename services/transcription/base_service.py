@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import chain
 
 import grpc
@@ -12,18 +13,36 @@ from generated.v1 import transcription_pb2
 from ml.audio.decoding import AudioDecoder, find_ffmpeg
 from ml.audio.splitting import Chunk
 from ml.errors import SpeechError
-from ml.pipeline import Pipeline, Transcript
+from ml.live import LiveTranscription
+from ml.pipeline import Pipeline
+from ml.transcript import Transcript
 from resources.config import Settings
 from services.transcription.admission import Admission
 from services.transcription.errors import IN_BAND, outcome_of
 from services.transcription.idle import IdleWatch
 from services.transcription.interface import ITranscriptionService
 from services.transcription.request_log import log_failed, log_finished, log_received
-from services.transcription.upload import Description, check_content, spool
+from services.transcription.upload import Description, Spool, spool
 
 ERROR_CODE_TRAILER = "x-error-code"
 RETRY_PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
 PUSHBACK_MS = 1000
+
+
+@dataclass
+class _Call:
+    """What is known of a call while it is being answered."""
+
+    description: Description
+    cancelled: threading.Event  # set when the call ends, by whomever
+    started_s: float = field(default_factory=time.perf_counter)  # when the last byte was there
+
+    @property
+    def processing_s(self) -> float:
+        return time.perf_counter() - self.started_s
+
+
+_Transcribe = Callable[[Iterable[bytes], _Call], Transcript]
 
 
 class TranscriptionServiceBase(ITranscriptionService):
@@ -73,36 +92,57 @@ class TranscriptionServiceBase(ITranscriptionService):
     ) -> transcription_pb2.TranscriptionResponse:
         """Transcribes a whole audio file."""
         description = Description(request.filename, request.format, request.sample_rate)
-        return self._answer(description, [request.audio_data], None, context)
+        return self._answer(description, [request.audio_data], self._transcribe_whole, context)
 
     def TranscribeAudioStream(
         self, request_iterator: Iterator[transcription_pb2.AudioChunk], context: grpc.ServicerContext
     ) -> transcription_pb2.TranscriptionResponse:
-        """Transcribes an audio file that arrives in pieces."""
+        """Transcribes an audio file that arrives in pieces, while it arrives."""
         assert self._idle_watch, "start() comes first"
         requests = self._idle_watch.watched(request_iterator, context.cancel)
         first = next(requests, transcription_pb2.AudioChunk())
         description = Description(first.filename, first.format, first.sample_rate)
         pieces = (piece.chunk_data for piece in chain([first], requests))
-        return self._answer(description, pieces, self._settings.stream_max_bytes, context)
+        return self._answer(description, pieces, self._transcribe_live, context)
 
     def _answer(
-        self, description: Description, pieces: Iterable[bytes], max_bytes: int | None, context: grpc.ServicerContext
+        self, description: Description, pieces: Iterable[bytes], transcribe: _Transcribe, context: grpc.ServicerContext
     ) -> transcription_pb2.TranscriptionResponse:
-        cancelled = threading.Event()
-        context.add_callback(cancelled.set)
-        started_s = time.perf_counter()
+        call = _Call(description, threading.Event())
+        context.add_callback(call.cancelled.set)
         try:
-            with self._admission.admitted(pieces) as counted, spool(description, counted, max_bytes) as upload:
-                started_s = time.perf_counter()
-                log_received(self._log, upload, self._settings.logging_filenames)
-                check_content(upload)
-                transcript = self._pipeline.transcribe(
-                    upload.file, pcm_sample_rate=description.pcm_sample_rate, cancelled=cancelled
-                )
+            description.check()
+            with self._admission.admitted(pieces) as counted:
+                transcript = transcribe(counted, call)
         except SpeechError as error:
-            return self._refuse(error, time.perf_counter() - started_s, context)
-        return self._assemble(transcript, time.perf_counter() - started_s)
+            return self._refuse(error, call.processing_s, context)
+        return self._assemble(transcript, call.processing_s)
+
+    def _transcribe_whole(self, pieces: Iterable[bytes], call: _Call) -> Transcript:
+        with spool() as upload:
+            for piece in pieces:
+                upload.take(piece)
+            self._received(upload, call)
+            return self._pipeline.transcribe(
+                upload.file, pcm_sample_rate=call.description.pcm_sample_rate, cancelled=call.cancelled
+            )
+
+    def _transcribe_live(self, pieces: Iterable[bytes], call: _Call) -> Transcript:
+        with (
+            spool(self._settings.stream_max_bytes) as upload,
+            LiveTranscription(
+                self._pipeline, upload.file, call.description.pcm_sample_rate, call.cancelled
+            ) as transcription,
+        ):
+            for piece in pieces:
+                upload.take(piece)
+                transcription.feed(piece)
+            self._received(upload, call)
+            return transcription.finish()
+
+    def _received(self, upload: Spool, call: _Call) -> None:
+        call.started_s = time.perf_counter()
+        log_received(self._log, call.description, upload.size_bytes, self._settings.logging_filenames)
 
     def _assemble(self, transcript: Transcript, processing_s: float) -> transcription_pb2.TranscriptionResponse:
         stats = transcription_pb2.TranscriptionStats(

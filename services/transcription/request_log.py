@@ -2,19 +2,19 @@
 
 import logging
 
-from services.transcription.upload import Upload
+from services.transcription.upload import Description
 
 _RULE = "=" * 80
 _MEBIBYTE = 1024 * 1024
 
 
-def log_received(log: logging.Logger, upload: Upload, with_filename: bool) -> None:
+def log_received(log: logging.Logger, description: Description, size_bytes: int, with_filename: bool) -> None:
     """Says which file came, how large and in which format."""
-    name = upload.description.printable_filename if with_filename else "(имя скрыто)"
+    name = description.printable_filename if with_filename else "(имя скрыто)"
     log.info(_RULE)
     log.info("📥 Получен запрос на транскрипцию файла: %s", name)
-    log.info("   Размер файла: %.2f МБ", upload.size_bytes / _MEBIBYTE)
-    log.info("   Формат: %s", upload.description.format_name)
+    log.info("   Размер файла: %.2f МБ", size_bytes / _MEBIBYTE)
+    log.info("   Формат: %s", description.format_name)
     log.info(_RULE)
 
 

@@ -2,13 +2,12 @@
 
 import errno
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import BinaryIO
 
-from ml.errors import EmptyAudioError
 from services.transcription.errors import (
     MissingFilenameError,
     NoSpaceError,
@@ -59,49 +58,38 @@ class Description:
             )
 
 
-@dataclass(frozen=True)
-class Upload:
-    """A request's audio on disk."""
+class Spool:
+    """A request's audio on its way to a temporary file without a name."""
 
-    file: BinaryIO
-    size_bytes: int
-    description: Description
+    def __init__(self, file: BinaryIO, max_bytes: int | None) -> None:
+        self.file = file
+        self.size_bytes = 0
+        self._max_bytes = max_bytes
+
+    def take(self, piece: bytes) -> None:
+        """Adds `piece` to the file.
+
+        Raises:
+            UploadTooLargeError: the pieces add up to more than the limit.
+            NoSpaceError: the disk is full.
+        """
+        self.size_bytes += len(piece)
+        if self._max_bytes is not None and self.size_bytes > self._max_bytes:
+            raise UploadTooLargeError(f"Файл больше допустимого: STREAM_MAX_BYTES={self._max_bytes}")
+        try:
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        except OSError as error:
+            raise _disk_error(error) from error
 
 
 @contextmanager
-def spool(description: Description, pieces: Iterable[bytes], max_bytes: int | None = None) -> Iterator[Upload]:
-    """Writes `pieces` to a temporary file that is gone when the context ends, whatever happens.
-
-    Raises:
-        UploadTooLargeError: the pieces add up to more than `max_bytes`; the rest is not read.
-        NoSpaceError: the disk is full.
-    """
-    with tempfile.TemporaryFile(prefix="transcription-") as file:
-        yield Upload(file, _write(file, pieces, max_bytes), description)
-
-
-def check_content(upload: Upload) -> None:
-    """Raises AudioError where the request can be refused without looking inside the audio."""
-    upload.description.check()
-    if not upload.size_bytes:
-        raise EmptyAudioError("Пустой запрос: аудиоданные не переданы")
-
-
-def _write(file: BinaryIO, pieces: Iterable[bytes], max_bytes: int | None) -> int:
-    size_bytes = 0
-    for piece in pieces:
-        size_bytes += len(piece)
-        if max_bytes is not None and size_bytes > max_bytes:
-            raise UploadTooLargeError(f"Файл больше допустимого: STREAM_MAX_BYTES={max_bytes}")
-        try:
-            file.write(piece)
-        except OSError as error:
-            raise _disk_error(error) from error
-    try:
-        file.flush()
-    except OSError as error:
-        raise _disk_error(error) from error
-    return size_bytes
+def spool(max_bytes: int | None = None) -> Iterator[Spool]:
+    """A temporary file that is gone when the context ends, whatever happens."""
+    # Unbuffered: a full disk shows at once, and nothing is left to be written when the file is closed.
+    with tempfile.TemporaryFile(prefix="transcription-", buffering=0) as file:
+        yield Spool(file, max_bytes)
 
 
 def _disk_error(error: OSError) -> Exception:

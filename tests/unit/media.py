@@ -67,7 +67,8 @@ def encoded(recording: AudioSegment, name: str) -> bytes:
 def encode(recording: Path, folder: Path, name: str) -> Path:
     """Write the WAV file `recording` into `folder` in the format called `name` in FORMATS; return the new file."""
     path = folder / f"{recording.stem}-{name}.{_WRITING[name][0]}"
-    path.write_bytes(encoded(AudioSegment.from_wav(recording), name))
+    with recording.open("rb") as file:
+        path.write_bytes(encoded(AudioSegment.from_wav(file), name))
     return path
 
 

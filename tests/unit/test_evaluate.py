@@ -9,7 +9,7 @@ import pytest
 from ml.errors import UndecodableAudioError
 from ml.evaluate import Report, evaluate, main, to_json, to_text
 from ml.manifest import ManifestError, Sample, normalise, read_manifest
-from ml.pipeline import Transcript
+from ml.transcript import Segment, Transcript
 
 
 class FakeModel:
@@ -21,7 +21,7 @@ class FakeModel:
     def __call__(self, path: Path) -> Transcript:
         if path.stem not in self._texts:
             raise UndecodableAudioError("Звука нет")
-        return Transcript(self._texts[path.stem], audio_duration_s=10.0)
+        return Transcript((Segment(0.0, 10.0, self._texts[path.stem]),), audio_duration_s=10.0)
 
 
 def samples(**texts: str) -> list[Sample]:
@@ -88,7 +88,7 @@ def test_scores_keep_the_manifests_order_whichever_file_is_ready_first() -> None
             assert second_done.wait(10)
         else:
             second_done.set()
-        return Transcript(path.stem, 1.0)
+        return Transcript((Segment(0.0, 1.0, path.stem),), 1.0)
 
     report = evaluate(samples(first="first", second="second"), transcribe, jobs=2)
     assert [score.transcript for score in report.scores] == ["first", "second"]

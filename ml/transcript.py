@@ -1,0 +1,45 @@
+"""What comes out: segments that account for every second of a recording, and the text they join to."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Status(Enum):
+    """How a segment came by its text."""
+
+    TRANSCRIBED = "TRANSCRIBED"
+    SILENCE = "SILENCE"  # nothing is said: it was not given to the model
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of the recording and what is said in it."""
+
+    start_s: float
+    end_s: float
+    text: str
+    status: Status = Status.TRANSCRIBED
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Seconds spent on each stage. Stages overlap, so that they may add up to more than the whole."""
+
+    decode_s: float = 0.0  # waiting for decoded audio
+    split_s: float = 0.0
+    recognise_s: float = 0.0  # waiting for texts
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in one recording. The segments cover it without gap or overlap."""
+
+    segments: tuple[Segment, ...]
+    audio_duration_s: float
+    warnings: tuple[str, ...] = ()  # for a person, such as "the file is damaged: what could be read was transcribed"
+    stages: StageTimes = field(default_factory=StageTimes)
+
+    @property
+    def text(self) -> str:
+        """The segments' texts, joined; those in which nothing is said leave no trace."""
+        return " ".join(segment.text for segment in self.segments if segment.text)
