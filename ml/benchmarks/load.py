@@ -1,0 +1,69 @@
+"""Sends recordings to a strategy as clients of a server would, and keeps every latency."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ml.pipeline import Pipeline
+from ml.transcript import Transcript
+
+
+@dataclass
+class Answers:
+    """What the clients saw."""
+
+    latencies_s: list[float] = field(default_factory=list)  # from sending to the text
+    waited_s: list[float] = field(default_factory=list)  # of it, for a worker
+    audio_s: float = 0.0
+    chunks: int = 0
+    decode_s: float = 0.0
+    split_s: float = 0.0
+
+    def add(self, transcript: Transcript, waited_s: float, latency_s: float) -> None:
+        """Notes one answer."""
+        self.waited_s.append(waited_s)
+        self.latencies_s.append(latency_s)
+        self.audio_s += transcript.audio_duration_s
+        self.chunks += len(transcript.segments)
+        self.decode_s += transcript.stages.decode_s
+        self.split_s += transcript.stages.split_s
+
+
+def transcribe(pipeline: Pipeline, path: Path, cancelled: threading.Event | None = None) -> Transcript:
+    """Transcribes one file."""
+    with path.open("rb") as file:
+        return pipeline.transcribe(file, cancelled=cancelled)
+
+
+def send(
+    pipeline: Pipeline, paths: Sequence[Path], clients: int, workers: int, on_answer: Callable[[], None]
+) -> Answers:
+    """Lets `clients` send `paths`, each waiting for its answer before it sends the next, to a server of `workers`.
+
+    `on_answer` is called after each. Raises what a transcription raises.
+    """
+    answers, lock, waiting = Answers(), threading.Lock(), list(reversed(paths))
+
+    def serve(path: Path, sent_s: float) -> tuple[Transcript, float]:
+        waited_s = time.perf_counter() - sent_s
+        return transcribe(pipeline, path), waited_s
+
+    def be_client() -> None:
+        while True:
+            with lock:
+                if not waiting:
+                    return
+                path = waiting.pop()
+            sent_s = time.perf_counter()
+            transcript, waited_s = server.submit(serve, path, sent_s).result()
+            with lock:
+                answers.add(transcript, waited_s, time.perf_counter() - sent_s)
+                on_answer()
+
+    with ThreadPoolExecutor(workers) as server, ThreadPoolExecutor(clients) as pool:
+        for client in [pool.submit(be_client) for _ in range(clients)]:
+            client.result()
+    return answers
