@@ -65,6 +65,11 @@ class LiveTranscription:
         if self._transcript.done() and not self._wants_whole_file():
             self._transcript.result()
 
+    @property
+    def decoded_s(self) -> float:
+        """Seconds of audio decoded so far."""
+        return self._decoding.duration_s if self._decoding else 0.0
+
     def finish(self) -> Transcript:
         """Says that all of it was fed; the transcript.
 

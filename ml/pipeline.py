@@ -6,16 +6,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import BinaryIO, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ml.audio.decoding import AudioDecoder, Decoding
+from ml.audio.presence import may_hold_speech
 from ml.audio.splitting import Chunk, PauseSplitter
 from ml.errors import DecodingCancelledError
-from ml.transcript import Segment, StageTimes, Transcript
+from ml.transcript import Segment, StageTimes, Status, Transcript
 
 CANCEL_POLL_S = 0.05  # how soon a cancellation is noticed while a chunk is being recognised
 
@@ -64,9 +66,10 @@ class Pipeline:
         """Transcribes what comes out of a decoding that has been started."""
         run = _Run(self.chunk_duration_s)
         segments = []
-        for text in run.timed(self.recognise(run.chunks(decoding), cancelled)):
-            segments.append(run.segment(text))
-            on_segment(segments[-1])
+        for text in chain(run.timed(self.recognise(run.chunks(decoding), cancelled)), [None]):
+            for segment in run.segments(text):
+                segments.append(segment)
+                on_segment(segment)
         return Transcript(tuple(segments), decoding.duration_s, decoding.warnings, run.stages())
 
 
@@ -75,11 +78,11 @@ class _Run:
 
     def __init__(self, chunk_duration_s: float) -> None:
         self._splitter = PauseSplitter(chunk_duration_s)
-        self._pending: deque[tuple[float, float]] = deque()  # start and end of chunks under way, in seconds
+        self._pending: deque[Segment] = deque()  # those under way, still without their texts
         self._decode_s = self._split_s = self._all_s = 0.0
 
     def chunks(self, blocks: Iterable[Waveform]) -> Iterator[Chunk]:
-        """The chunks of decoded blocks, noted as they are handed out."""
+        """The chunks of decoded blocks that may hold speech; all are noted."""
         iterator = iter(blocks)
         while True:
             started_s = time.perf_counter()
@@ -89,8 +92,11 @@ class _Run:
             self._decode_s += decoded_s - started_s
             self._split_s += time.perf_counter() - decoded_s
             for chunk in chunks:
-                self._pending.append((chunk.start_s, chunk.end_s))
-                yield chunk
+                speech = may_hold_speech(chunk.waveform)
+                status = Status.TRANSCRIBED if speech else Status.SILENCE
+                self._pending.append(Segment(chunk.start_s, chunk.end_s, "", status))
+                if speech:
+                    yield chunk
             if block is None:
                 return
 
@@ -104,10 +110,12 @@ class _Run:
                 return
             yield text
 
-    def segment(self, text: str) -> Segment:
-        """The segment of the oldest chunk without a text."""
-        start_s, end_s = self._pending.popleft()
-        return Segment(start_s, end_s, text.strip())
+    def segments(self, text: str | None) -> Iterator[Segment]:
+        """The silences up to the next chunk, and that with its text; None for the text says that there is none left."""
+        while self._pending and self._pending[0].status is Status.SILENCE:
+            yield self._pending.popleft()
+        if text is not None:
+            yield replace(self._pending.popleft(), text=text.strip())
 
     def stages(self) -> StageTimes:
         """Where the time went; decoding and splitting run inside the recogniser's wait for chunks."""

@@ -8,7 +8,7 @@ class Status(Enum):
     """How a segment came by its text."""
 
     TRANSCRIBED = "TRANSCRIBED"
-    SILENCE = "SILENCE"  # nothing is said: it was not given to the model
+    SILENCE = "SILENCE"  # nothing but silence or steady noise: the model was not asked
 
 
 @dataclass(frozen=True)

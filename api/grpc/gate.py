@@ -4,8 +4,9 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -95,6 +96,10 @@ class Gate(grpc.ServerInterceptor):
 
     def _guarded(self, handler: Any, method: str, call_id: str) -> Any:
         serializers = (handler.request_deserializer, handler.response_serializer)
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._guard_stream(handler.stream_stream, method, call_id), *serializers
+            )
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(
                 self._guard(handler.stream_unary, method, call_id), *serializers
@@ -103,21 +108,44 @@ class Gate(grpc.ServerInterceptor):
 
     def _guard(self, behaviour: Callable[..., Any], method: str, call_id: str) -> Callable[..., Any]:
         def guarded(request: Any, context: Any) -> Any:
-            request_id.set(call_id)
-            context.send_initial_metadata(((REQUEST_ID_KEY, call_id),))
-            started_s, response = time.perf_counter(), None
-            try:
-                response = behaviour(request, context)
-                return response
-            except Exception:
-                if context.code() is not None or not context.is_active():
-                    raise  # the call is already ended: by context.abort, or by the client
-                _log.exception("Необработанная ошибка, запрос %s", call_id)
-                context.abort(grpc.StatusCode.INTERNAL, f"Внутренняя ошибка сервера, номер запроса {call_id}")
-            finally:
-                self._recorder.record(method, context, response, time.perf_counter() - started_s)
+            with self._watch(method, call_id, context) as ended:
+                ended.response = behaviour(request, context)
+                return ended.response
 
         return guarded
+
+    def _guard_stream(self, behaviour: Callable[..., Any], method: str, call_id: str) -> Callable[..., Any]:
+        def guarded(requests: Any, context: Any) -> Iterator[Any]:
+            with self._watch(method, call_id, context) as ended:
+                for update in behaviour(requests, context):
+                    if update.HasField("response"):
+                        ended.response = update.response
+                    yield update
+
+        return guarded
+
+    @contextmanager
+    def _watch(self, method: str, call_id: str, context: Any) -> Iterator["_Ended"]:
+        """Runs a call under its id; records how it ended and keeps an unexpected exception's text from the caller."""
+        request_id.set(call_id)
+        context.send_initial_metadata(((REQUEST_ID_KEY, call_id),))
+        started_s, ended = time.perf_counter(), _Ended()
+        try:
+            yield ended
+        except Exception:
+            if context.code() is not None or not context.is_active():
+                raise  # the call is already ended: by context.abort, or by the client
+            _log.exception("Необработанная ошибка, запрос %s", call_id)
+            context.abort(grpc.StatusCode.INTERNAL, f"Внутренняя ошибка сервера, номер запроса {call_id}")
+        finally:
+            self._recorder.record(method, context, ended.response, time.perf_counter() - started_s)
+
+
+@dataclass
+class _Ended:
+    """How a call ended."""
+
+    response: Any = None
 
 
 def _identify(metadata: Any) -> str:

@@ -1,9 +1,24 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class SegmentStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SEGMENT_STATUS_UNSPECIFIED: _ClassVar[SegmentStatus]
+    TRANSCRIBED: _ClassVar[SegmentStatus]
+    SILENCE: _ClassVar[SegmentStatus]
+    RETRIED: _ClassVar[SegmentStatus]
+    FLAGGED: _ClassVar[SegmentStatus]
+SEGMENT_STATUS_UNSPECIFIED: SegmentStatus
+TRANSCRIBED: SegmentStatus
+SILENCE: SegmentStatus
+RETRIED: SegmentStatus
+FLAGGED: SegmentStatus
 
 class AudioRequest(_message.Message):
     __slots__ = ("audio_data", "filename", "format", "sample_rate")
@@ -30,20 +45,70 @@ class AudioChunk(_message.Message):
     def __init__(self, chunk_data: _Optional[bytes] = ..., filename: _Optional[str] = ..., format: _Optional[str] = ..., sample_rate: _Optional[int] = ...) -> None: ...
 
 class TranscriptionResponse(_message.Message):
-    __slots__ = ("transcript", "success", "error_message", "processing_time", "audio_duration", "stats")
+    __slots__ = ("transcript", "success", "error_message", "processing_time", "audio_duration", "stats", "segments", "stage_times", "model_name", "model_revision", "warnings")
     TRANSCRIPT_FIELD_NUMBER: _ClassVar[int]
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
     ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     PROCESSING_TIME_FIELD_NUMBER: _ClassVar[int]
     AUDIO_DURATION_FIELD_NUMBER: _ClassVar[int]
     STATS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    STAGE_TIMES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_REVISION_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     transcript: str
     success: bool
     error_message: str
     processing_time: float
     audio_duration: float
     stats: TranscriptionStats
-    def __init__(self, transcript: _Optional[str] = ..., success: _Optional[bool] = ..., error_message: _Optional[str] = ..., processing_time: _Optional[float] = ..., audio_duration: _Optional[float] = ..., stats: _Optional[_Union[TranscriptionStats, _Mapping]] = ...) -> None: ...
+    segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    stage_times: StageTimes
+    model_name: str
+    model_revision: str
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, transcript: _Optional[str] = ..., success: _Optional[bool] = ..., error_message: _Optional[str] = ..., processing_time: _Optional[float] = ..., audio_duration: _Optional[float] = ..., stats: _Optional[_Union[TranscriptionStats, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., stage_times: _Optional[_Union[StageTimes, _Mapping]] = ..., model_name: _Optional[str] = ..., model_revision: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Segment(_message.Message):
+    __slots__ = ("start_s", "end_s", "text", "status")
+    START_S_FIELD_NUMBER: _ClassVar[int]
+    END_S_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    start_s: float
+    end_s: float
+    text: str
+    status: SegmentStatus
+    def __init__(self, start_s: _Optional[float] = ..., end_s: _Optional[float] = ..., text: _Optional[str] = ..., status: _Optional[_Union[SegmentStatus, str]] = ...) -> None: ...
+
+class StageTimes(_message.Message):
+    __slots__ = ("decode_s", "split_s", "recognise_s")
+    DECODE_S_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_S_FIELD_NUMBER: _ClassVar[int]
+    RECOGNISE_S_FIELD_NUMBER: _ClassVar[int]
+    decode_s: float
+    split_s: float
+    recognise_s: float
+    def __init__(self, decode_s: _Optional[float] = ..., split_s: _Optional[float] = ..., recognise_s: _Optional[float] = ...) -> None: ...
+
+class TranscriptionUpdate(_message.Message):
+    __slots__ = ("segment", "progress", "response")
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    segment: Segment
+    progress: Progress
+    response: TranscriptionResponse
+    def __init__(self, segment: _Optional[_Union[Segment, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., response: _Optional[_Union[TranscriptionResponse, _Mapping]] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("decoded_s", "done_s")
+    DECODED_S_FIELD_NUMBER: _ClassVar[int]
+    DONE_S_FIELD_NUMBER: _ClassVar[int]
+    decoded_s: float
+    done_s: float
+    def __init__(self, decoded_s: _Optional[float] = ..., done_s: _Optional[float] = ...) -> None: ...
 
 class TranscriptionStats(_message.Message):
     __slots__ = ("word_count", "char_count", "speed_factor")

@@ -50,6 +50,11 @@ class TranscriptionServiceStub:
                 request_serializer=generated_dot_v1_dot_transcription__pb2.AudioChunk.SerializeToString,
                 response_deserializer=generated_dot_v1_dot_transcription__pb2.TranscriptionResponse.FromString,
                 _registered_method=True)
+        self.TranscribeAudioIncremental = channel.stream_stream(
+                '/transcription.v1.TranscriptionService/TranscribeAudioIncremental',
+                request_serializer=generated_dot_v1_dot_transcription__pb2.AudioChunk.SerializeToString,
+                response_deserializer=generated_dot_v1_dot_transcription__pb2.TranscriptionUpdate.FromString,
+                _registered_method=True)
 
 
 class TranscriptionServiceServicer:
@@ -75,6 +80,14 @@ class TranscriptionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TranscribeAudioIncremental(self, request_iterator, context):
+        """As TranscribeAudioStream, but answers while it works: each segment in order as soon as it is ready, progress after
+        each, and last the response. Not every implementation has it; one that has not answers UNIMPLEMENTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TranscriptionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -87,6 +100,11 @@ def add_TranscriptionServiceServicer_to_server(servicer, server):
                     servicer.TranscribeAudioStream,
                     request_deserializer=generated_dot_v1_dot_transcription__pb2.AudioChunk.FromString,
                     response_serializer=generated_dot_v1_dot_transcription__pb2.TranscriptionResponse.SerializeToString,
+            ),
+            'TranscribeAudioIncremental': grpc.stream_stream_rpc_method_handler(
+                    servicer.TranscribeAudioIncremental,
+                    request_deserializer=generated_dot_v1_dot_transcription__pb2.AudioChunk.FromString,
+                    response_serializer=generated_dot_v1_dot_transcription__pb2.TranscriptionUpdate.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -149,6 +167,33 @@ class TranscriptionService:
             '/transcription.v1.TranscriptionService/TranscribeAudioStream',
             generated_dot_v1_dot_transcription__pb2.AudioChunk.SerializeToString,
             generated_dot_v1_dot_transcription__pb2.TranscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TranscribeAudioIncremental(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/transcription.v1.TranscriptionService/TranscribeAudioIncremental',
+            generated_dot_v1_dot_transcription__pb2.AudioChunk.SerializeToString,
+            generated_dot_v1_dot_transcription__pb2.TranscriptionUpdate.FromString,
             options,
             channel_credentials,
             insecure,

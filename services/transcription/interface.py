@@ -27,6 +27,13 @@ class ITranscriptionService(ABC):
     ) -> transcription_pb2.TranscriptionResponse:
         """Transcribes an audio file that arrives in pieces."""
 
+    def TranscribeAudioIncremental(
+        self, request_iterator: Iterator[transcription_pb2.AudioChunk], context: grpc.ServicerContext
+    ) -> Iterator[transcription_pb2.TranscriptionUpdate]:
+        """Transcribes an audio file that arrives in pieces and answers segment by segment; UNIMPLEMENTED by default."""
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "Эта реализация не отвечает по частям")
+        raise AssertionError("abort raises")
+
     @abstractmethod
     def get_version(self) -> str:
         """Names the implementation and its version, for the logs."""

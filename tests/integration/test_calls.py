@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from io import BytesIO
 
 import grpc
-import numpy as np
 import pytest
 
 from generated.v1 import transcription_pb2
 from tests.conftest import FakeService, Serve, Stub
+from tests.unit.media import voice
 
 RATE = 16_000
 
 
 def wav(duration_s: float, seed: int = 0) -> bytes:
-    """A WAV file of quiet noise."""
-    samples = np.random.default_rng(seed).integers(-3000, 3000, int(duration_s * RATE), dtype=np.int16)
+    """A WAV file of something like a voice."""
+    samples = (voice(duration_s, seed) * 32767).astype("<i2")
     file = BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setnchannels(1)
@@ -72,7 +72,7 @@ def test_long_audio_is_split_and_its_texts_joined_in_order(serve: Serve) -> None
 
 
 def test_raw_pcm_is_taken_at_its_sample_rate(serve: Serve) -> None:
-    samples = np.zeros(8000 * 3, dtype="<i2").tobytes()
+    samples = (voice(3, sample_rate=8000) * 32767).astype("<i2").tobytes()
     response, _ = ask(serve(FakeService()), samples, filename="a.raw", format="pcm", sample_rate=8000)
     assert response.success and response.audio_duration == pytest.approx(3, abs=0.01)
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 from generated.v1 import transcription_pb2_grpc
 from ml.audio.splitting import Chunk
@@ -23,12 +24,18 @@ class BorealisTranscriptionService(TranscriptionServiceBase, transcription_pb2_g
     def start(self, settings: Settings) -> None:
         """Loads the model, once, and runs a warm-up inference."""
         super().start(settings)
+        folder = Path(settings.model_name)
+        self._identity = (folder.name if folder.is_dir() else settings.model_name, settings.model_revision or "")
         self._engine = load_engine(model_options(settings))
         self._recognise = recognise_with(self._engine, window=2 * settings.model_batch_size)
 
     def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
         """See the base class."""
         return self._recognise(chunks, cancelled)
+
+    def model_identity(self) -> tuple[str, str]:
+        """See the base class. A folder is named without its place on this machine."""
+        return self._identity
 
     def get_version(self) -> str:
         """Names the implementation."""
