@@ -1,6 +1,7 @@
 """Server credentials from certificate files, read again when they change."""
 
 import logging
+import ssl
 from pathlib import Path
 
 import grpc
@@ -14,21 +15,22 @@ def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
     """TLS where TLS_CERT_FILE and TLS_KEY_FILE are set, mutual with TLS_CLIENT_CA_FILE; None where they are not.
 
     The files are looked at on each new connection, so that a renewed certificate needs no restart. One that cannot be
-    read leaves the old in force.
+    used leaves the old in force.
 
     Raises:
-        ConfigurationError: only one of the two is set, or a file cannot be read.
+        ConfigurationError: only one of the two is set, or a file cannot be used.
     """
-    if not settings.tls_cert_file and not settings.tls_key_file:
+    if not (settings.tls_cert_file or settings.tls_key_file or settings.tls_client_ca_file):
         return None
     if not (settings.tls_cert_file and settings.tls_key_file):
-        raise ConfigurationError("TLS_CERT_FILE и TLS_KEY_FILE задаются только вместе")
+        raise ConfigurationError("TLS_CERT_FILE и TLS_KEY_FILE задаются только вместе, TLS_CLIENT_CA_FILE - с ними")
     source = _CertificateFiles(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
     try:
         initial = source.read()
-    except OSError as error:
+    except OSError as error:  # ssl.SSLError is one
         raise ConfigurationError(
-            f"Не читается файл из TLS_CERT_FILE, TLS_KEY_FILE или TLS_CLIENT_CA_FILE: {error.strerror}"
+            "Не годится файл из TLS_CERT_FILE, TLS_KEY_FILE или TLS_CLIENT_CA_FILE, "
+            f"нужны PEM, ключ без пароля и подходящий к сертификату: {error.strerror}"
         ) from error
     return grpc.dynamic_ssl_server_credentials(
         initial,
@@ -43,8 +45,11 @@ class _CertificateFiles:
         self._seen: tuple[int, ...] = ()
 
     def read(self) -> grpc.ServerCertificateConfiguration:
-        self._seen = self._times()
+        """The configuration of the files as they are. Raises OSError where they cannot be used."""
+        times = self._times()
+        self._check()
         cert, key, *client_ca = (path.read_bytes() for path in self._paths)
+        self._seen = times
         return grpc.ssl_server_certificate_configuration([(key, cert)], client_ca[0] if client_ca else None)
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
@@ -52,8 +57,16 @@ class _CertificateFiles:
         try:
             return self.read() if self._times() != self._seen else None
         except OSError as error:
-            _log.warning("Новый сертификат не читается, действует прежний: %s", error.strerror)
+            _log.warning("Новый сертификат не годится, действует прежний: %s", error.strerror)
             return None
+
+    def _check(self) -> None:
+        """What grpc would say only in its own log, and of a bad file only that the port cannot be bound."""
+        cert, key, *client_ca = self._paths
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert, key, password=b"")  # a key under a password must not be asked for at a terminal
+        for authority in client_ca:
+            context.load_verify_locations(authority)
 
     def _times(self) -> tuple[int, ...]:
         return tuple(path.stat().st_mtime_ns for path in self._paths)

@@ -18,10 +18,10 @@ from ml.pipeline import Pipeline
 from ml.transcript import Segment, Transcript
 from resources.config import Settings
 from services.transcription.admission import Admission
-from services.transcription.errors import IN_BAND, outcome_of
+from services.transcription.errors import IN_BAND, UnsupportedFormatError, outcome_of
 from services.transcription.idle import IdleWatch
 from services.transcription.interface import ITranscriptionService
-from services.transcription.request_log import log_failed, log_finished, log_received
+from services.transcription.request_log import HIDDEN, log_failed, log_finished, log_received
 from services.transcription.response import to_response, to_segment
 from services.transcription.transcriber import Call, Transcriber
 from services.transcription.upload import Description
@@ -131,7 +131,8 @@ class TranscriptionServiceBase(ITranscriptionService):
     def _refuse(
         self, error: SpeechError, processing_s: float, context: grpc.ServicerContext
     ) -> transcription_pb2.TranscriptionResponse:
-        log_failed(self._log, error.code, str(error))
+        quotes_filename = isinstance(error, UnsupportedFormatError)  # its ending
+        log_failed(self._log, error.code, HIDDEN if quotes_filename and not self._with_filenames else str(error))
         status = outcome_of(error)
         pushback = [(RETRY_PUSHBACK_TRAILER, str(PUSHBACK_MS))] if status is grpc.StatusCode.UNAVAILABLE else []
         context.set_trailing_metadata(((ERROR_CODE_TRAILER, error.code), *pushback))

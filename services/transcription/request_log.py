@@ -6,11 +6,12 @@ from services.transcription.upload import Description
 
 _RULE = "=" * 80
 _MEBIBYTE = 1024 * 1024
+HIDDEN = "(имя скрыто)"
 
 
 def log_received(log: logging.Logger, description: Description, size_bytes: int, with_filename: bool) -> None:
     """Says which file came, how large and in which format."""
-    name = description.printable_filename if with_filename else "(имя скрыто)"
+    name = description.printable_filename if with_filename else HIDDEN
     log.info(_RULE)
     log.info("📥 Получен запрос на транскрипцию файла: %s", name)
     log.info("   Размер файла: %.2f МБ", size_bytes / _MEBIBYTE)
