@@ -1,13 +1,16 @@
-"""One small random checkpoint for all tests of the model."""
+"""One small random checkpoint for all tests of the model, and the paces a device may go at."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
+from ml.borealis import batching
 from ml.borealis.checkpoint import Checkpoint, prepare_checkpoint
 from ml.borealis.model import BorealisModel, GenerationOptions
+from tests.model.alone import Alone, decode_alone
 from tests.model.builders import HandMade, build_hand_made, save_upstream
+from tests.model.fakes import FakeModel, LateReadback, LateStager
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +32,35 @@ def converted(upstream: Path, tmp_path_factory: pytest.TempPathFactory) -> Check
 @pytest.fixture(scope="session")
 def model(converted: Checkpoint) -> BorealisModel:
     return BorealisModel.load(converted.path, torch.device("cpu"), torch.float32, GenerationOptions(max_new_tokens=12))
+
+
+@pytest.fixture(scope="session")
+def alone(converted: Checkpoint) -> Alone:
+    """Chunks and what transformers' generate() says of each alone."""
+    return decode_alone(converted.path)
+
+
+@pytest.fixture
+def fake() -> FakeModel:
+    return FakeModel()
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group may be let in before every step, as on CUDA; a group is one chunk, as on the CPU."""
+    monkeypatch.setitem(batching.STEPS_BETWEEN_GROUPS, "cpu", 0)
+
+
+@pytest.fixture
+def in_groups(monkeypatch: pytest.MonkeyPatch, unhurried: None) -> None:
+    """Up to five chunks are encoded together, as on CUDA."""
+    monkeypatch.setattr(batching, "ENCODER_GROUP", {"cpu": 5})
+
+
+@pytest.fixture(params=["at once", "late"])
+def device_pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, unhurried: None) -> str:
+    """Whether work is done when it is asked for, as on the CPU, or behind the host's back, as on CUDA."""
+    if request.param == "late":
+        monkeypatch.setattr(batching, "make_stager", lambda prepare, device, group: LateStager(prepare))
+        monkeypatch.setattr(batching, "make_readback", lambda device, slots: LateReadback())
+    return str(request.param)

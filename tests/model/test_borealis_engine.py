@@ -1,186 +1,166 @@
-"""One thread owns the model; chunks of many callers share its batches and none suffers for another."""
+"""One thread owns the model; chunks of many callers share its slots and each gets his own text."""
 
-import gc
-import threading
-import weakref
-from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-import torch
 
-from ml.borealis.checkpoint import Checkpoint
-from ml.borealis.engine import Engine
-from ml.borealis.features import N_SAMPLES, LogMel
-from ml.borealis.model import BorealisModel, GenerationOptions, resolve_device
-from ml.borealis.staging import CudaStager, HostStager
+from ml.borealis.engine import QUEUE_CAPACITY, Engine
+from ml.borealis.features import N_SAMPLES
 from ml.errors import RecognitionError
-from tests.model.builders import tone
-
-PATIENCE_S = 20
-POISON = 666
+from tests.model.fakes import PATIENCE_S, POISON, FakeModel, busy_engine, chunk, in_background, text, texts_of
 
 
-class FakeModel:
-    """Answers a chunk with its first sample; `gate` holds the work back, `batches` records it."""
-
-    device = torch.device("cpu")
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self.at_work = threading.Event()
-        self.batches: list[list[str]] = []
-        self.threads: set[int] = set()
-        self.largest_batch = 10**6
-        self.error: BaseException = RuntimeError("poisoned")
-
-    def log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.pad(waveforms, (0, N_SAMPLES - waveforms.shape[-1]))
-
-    def encode(self, features: torch.Tensor) -> torch.Tensor:
-        if len(features) > self.largest_batch:
-            raise torch.OutOfMemoryError("too large")
-        return features
-
-    def embed(self, audio: torch.Tensor) -> torch.Tensor:
-        return audio
-
-    def transcribe_inputs(self, inputs: torch.Tensor) -> list[str]:
-        self.threads.add(threading.get_ident())
-        texts = [str(int(value)) for value in inputs[:, 0]]
-        self.batches.append(texts)
-        self.at_work.set()
-        assert self.gate.wait(PATIENCE_S)
-        if str(POISON) in texts:
-            raise self.error
-        return texts
+def cancelled(future: "Future[str]") -> bool:
+    with pytest.raises(CancelledError):
+        future.result(PATIENCE_S)
+    return True
 
 
-def chunk(number: int) -> np.ndarray:
-    return np.full(10, number, np.float32)
+@pytest.mark.parametrize("slots", [1, 2, 3, 8])
+def test_each_caller_gets_the_text_of_his_own_chunk(fake: FakeModel, device_pace: str, slots: int) -> None:
+    lengths = [(7 * number) % 11 for number in range(1, 60)]
+    with Engine(fake, slots) as engine:
+        futures = [
+            engine.submit(chunk(number, length), owner=number % 5) for number, length in enumerate(lengths, start=1)
+        ]
+        assert texts_of(futures) == [text(number, length) for number, length in enumerate(lengths, start=1)]
 
 
-@pytest.fixture
-def fake() -> FakeModel:
-    return FakeModel()
-
-
-@contextmanager
-def busy_engine(fake: FakeModel, batch_size: int = 4, max_queue: int = 64) -> Iterator[Engine]:
-    """An engine whose thread is held at a first chunk of its own, until `fake.gate` is set."""
-    fake.gate.clear()
-    with Engine(fake, batch_size, max_queue) as engine:
-        engine.submit(chunk(0))
-        assert fake.at_work.wait(PATIENCE_S)
-        try:
-            yield engine
-        finally:
-            fake.gate.set()
-
-
-def texts_of(futures: list[Future[str]]) -> list[str]:
-    return [future.result(PATIENCE_S) for future in futures]
-
-
-def in_background(work: Callable[[], object]) -> Future[object]:
-    future: Future[object] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except Exception as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run).start()
-    return future
-
-
-def test_each_caller_gets_the_text_of_his_own_chunk(fake: FakeModel) -> None:
-    with Engine(fake, 4) as engine:
-        assert texts_of([engine.submit(chunk(number)) for number in range(50)]) == [str(n) for n in range(50)]
-
-
-def test_what_waits_is_batched_oldest_first(fake: FakeModel) -> None:
-    with busy_engine(fake) as engine:
-        futures = [engine.submit(chunk(number)) for number in range(1, 7)]
-        fake.gate.set()
-        texts_of(futures)
-    assert fake.batches == [["0"], ["1", "2", "3", "4"], ["5", "6"]]
-
-
-def test_only_the_engine_s_thread_touches_the_model(fake: FakeModel) -> None:
+def test_only_the_engine_s_thread_works_the_model(fake: FakeModel) -> None:
     with Engine(fake, 4) as engine:
         callers = [in_background(lambda: engine.submit(chunk(1)).result(PATIENCE_S)) for _ in range(8)]
-        wait(callers, PATIENCE_S)
+        assert {caller.result(PATIENCE_S) for caller in callers} == {text(1)}
     assert len(fake.threads) == 1
-    assert threading.get_ident() not in fake.threads
+    assert {stage for stage, _ in fake.log} == {"encode", "prefill", "step", "decode"}
 
 
-def test_a_cancelled_chunk_never_runs_and_leaves_the_queue_at_once(fake: FakeModel) -> None:
-    with busy_engine(fake, max_queue=2) as engine:
+def test_recordings_take_turns_and_each_goes_oldest_first(fake: FakeModel, unhurried: None) -> None:
+    with busy_engine(fake, slots=1) as engine:
+        futures = [engine.submit(chunk(number), owner="a long file") for number in range(1, 11)]
+        futures += [engine.submit(chunk(20), owner="a clip")]
+        futures += [engine.submit(chunk(number), owner="another file") for number in (30, 31)]
+        fake.gate.set()
+        texts_of(futures)
+    order = [number for group in fake.asked("encode") for number in group]
+    assert order == [0, 1, 20, 30, 2, 31, 3, 4, 5, 6, 7, 8, 9, 10]
+
+
+def test_a_clip_that_comes_while_a_long_file_runs_is_let_in_next(fake: FakeModel, unhurried: None) -> None:
+    with busy_engine(fake, slots=2) as engine:
+        clip: list[Future[str]] = []
+        fake.at_step[8] = lambda: clip.append(engine.submit(chunk(99, 1), owner="a clip"))
+        futures = [engine.submit(chunk(number, 4), owner="a long file") for number in range(1, 21)]
+        fake.gate.set()
+        texts_of(futures)
+        assert texts_of(clip) == [text(99, 1)]
+    seated_before = {number for numbers in fake.asked("step")[:8] for number in numbers}
+    order = [number for group in fake.asked("encode") for number in group]
+    assert order.index(99) <= len(seated_before) + 1  # no more than one chunk of the file's came in between
+
+
+def test_a_finished_chunk_leaves_at_once_and_the_next_takes_its_slot(fake: FakeModel, unhurried: None) -> None:
+    with busy_engine(fake, slots=2) as engine:
+        futures = [engine.submit(chunk(number, length)) for number, length in [(1, 3), (2, 9), (3, 1), (4, 2)]]
+        fake.gate.set()
+        assert texts_of(futures) == [text(1, 3), text(2, 9), text(3, 1), text(4, 2)]
+    assert fake.rows == [(0, 0), (1, 0), (2, 1), (3, 0), (4, 0)]
+    end = -1  # in the steps, a chunk that is about to say its end
+    assert fake.asked("step") == [
+        [end], [1], [1, 2], [end, 2], [end, 2], [4, 2], [end, 2], [2], [2], [2], [end],
+    ]  # fmt: skip
+    assert engine.work.snapshot()["stepped_rows"] == 1 + 3 + 9 + 1 + 2  # no step is spent on who has left
+
+
+def test_those_seated_keep_moving_while_many_wait_on_the_cpu(fake: FakeModel) -> None:
+    with busy_engine(fake, slots=8) as engine:
+        futures = [engine.submit(chunk(number, 39)) for number in range(1, 4)]
+        fake.gate.set()
+        assert texts_of(futures) == [text(number, 39) for number in range(1, 4)]
+    stages = [stage for stage, _ in fake.log if stage != "decode"]
+    between = "".join(stage[0] for stage in stages).split("ep")  # steps between encodings
+    assert list(map(len, between)) == [0, 1, 32, 32, 39]
+
+
+def test_a_text_is_cut_at_the_limit_of_tokens(fake: FakeModel, device_pace: str) -> None:
+    with Engine(fake, 2) as engine:
+        futures = [engine.submit(chunk(1, 1000)), engine.submit(chunk(2, 2)), engine.submit(chunk(3, 40))]
+        assert texts_of(futures) == [text(1, 40), text(2, 2), text(3, 40)]
+
+
+def test_a_chunk_cancelled_in_the_queue_is_never_encoded_and_leaves_its_place(fake: FakeModel) -> None:
+    with busy_engine(fake, queue_capacity=2) as engine:
         doomed, kept = engine.submit(chunk(1)), engine.submit(chunk(2))
         assert doomed.cancel()
-        assert wait([doomed], PATIENCE_S).done
-        late = engine.submit(chunk(3))  # would block if the cancelled chunk still took its place
+        late = in_background(lambda: engine.submit(chunk(3)))  # would block if the cancelled chunk still had its place
+        late_text = late.result(PATIENCE_S)
         fake.gate.set()
-        assert texts_of([kept, late]) == ["2", "3"]
-    assert fake.batches == [["0"], ["2", "3"]]
+        assert isinstance(late_text, Future)
+        assert texts_of([kept, late_text]) == [text(2), text(3)]
+    assert [1] not in fake.asked("encode")
 
 
-def test_a_full_queue_holds_the_caller_back_until_there_is_room(fake: FakeModel) -> None:
-    with busy_engine(fake, max_queue=1) as engine:
-        engine.submit(chunk(1))
+def test_a_chunk_cancelled_in_its_slot_makes_room_and_does_not_disturb_the_others(
+    fake: FakeModel, device_pace: str
+) -> None:
+    with busy_engine(fake, slots=2) as engine:
+        doomed, mate, heir = engine.submit(chunk(1, 30)), engine.submit(chunk(2, 35)), engine.submit(chunk(3, 2))
+        fake.at_step[20] = doomed.cancel
+        fake.gate.set()
+        assert cancelled(doomed)
+        assert texts_of([mate, heir]) == [text(2, 35), text(3, 2)]
+    assert dict(fake.rows)[3] == dict(fake.rows)[1]
+    assert sum(1 in numbers for numbers in fake.asked("step")) <= 20
+
+
+def test_everybody_may_be_cancelled_at_any_step(fake: FakeModel, device_pace: str) -> None:
+    for step in range(1, 12):
+        fake.__init__()  # type: ignore[misc]
+        with busy_engine(fake, slots=2) as engine:
+            doomed = [engine.submit(chunk(number, 5)) for number in (1, 2, 3)]
+            fake.at_step[step] = lambda doomed=doomed: [future.cancel() for future in doomed]
+            fake.gate.set()
+            wait(doomed, PATIENCE_S)
+            assert engine.submit(chunk(4)).result(PATIENCE_S) == text(4)
+
+
+def test_a_recording_with_a_full_line_is_held_back_and_nobody_else(fake: FakeModel) -> None:
+    with busy_engine(fake, queue_capacity=1) as engine:
+        engine.submit(chunk(1), owner="a long file")
+        blocked = in_background(lambda: engine.submit(chunk(2), owner="a long file").result(PATIENCE_S))
+        clip = in_background(lambda: engine.submit(chunk(3), owner="a clip"))
+        assert isinstance(clip.result(PATIENCE_S), Future)
+        assert not wait([blocked], timeout=0.2).done
+        fake.gate.set()
+        assert blocked.result(PATIENCE_S) == text(2)
+
+
+def test_a_line_has_a_bound_when_none_is_given(fake: FakeModel) -> None:
+    with busy_engine(fake) as engine:
+        futures = [engine.submit(chunk(1)) for _ in range(QUEUE_CAPACITY)]
         blocked = in_background(lambda: engine.submit(chunk(2)).result(PATIENCE_S))
         assert not wait([blocked], timeout=0.2).done
         fake.gate.set()
-        assert blocked.result(PATIENCE_S) == "2"
+        assert texts_of(futures) == [text(1)] * QUEUE_CAPACITY
+        assert blocked.result(PATIENCE_S) == text(2)
 
 
-@pytest.mark.parametrize("place", range(5))
-def test_a_poisoned_chunk_fails_alone(fake: FakeModel, place: int) -> None:
-    numbers = [1, 2, 3, 4]
-    numbers.insert(place, POISON)
-    with busy_engine(fake, batch_size=5) as engine:
-        futures = [engine.submit(chunk(number)) for number in numbers]
-        fake.gate.set()
-        for number, future in zip(numbers, futures, strict=True):
-            if number == POISON:
-                error = future.exception(PATIENCE_S)
-                assert isinstance(error, RecognitionError)
-                assert error.__cause__ is fake.error
-            else:
-                assert future.result(PATIENCE_S) == str(number)
-        assert engine.submit(chunk(7)).result(PATIENCE_S) == "7"
-
-
-def test_a_batch_too_large_for_the_memory_is_halved_until_it_fits(fake: FakeModel) -> None:
-    fake.largest_batch = 3
-    with busy_engine(fake, batch_size=8) as engine:
-        futures = [engine.submit(chunk(number)) for number in range(8)]
-        fake.gate.set()
-        assert texts_of(futures) == [str(n) for n in range(8)]
-    assert max(map(len, fake.batches)) <= 3
-
-
-def test_closing_cancels_what_waits_and_finishes_what_runs(fake: FakeModel) -> None:
+def test_closing_cancels_what_waits_and_finishes_what_is_under_way(fake: FakeModel) -> None:
     fake.gate.clear()
-    engine = Engine(fake, 1, max_queue=2)
-    running = engine.submit(chunk(1))
+    engine = Engine(fake, 1, queue_capacity=2)
+    running = engine.submit(chunk(1, 9))
     assert fake.at_work.wait(PATIENCE_S)
     waiting = [engine.submit(chunk(2)), engine.submit(chunk(3))]
     blocked = in_background(lambda: engine.submit(chunk(4)))
     closing = in_background(engine.close)
     assert isinstance(blocked.exception(PATIENCE_S), RecognitionError)
-    for future in waiting:
-        with pytest.raises(CancelledError):
-            future.result(PATIENCE_S)
+    assert all(map(cancelled, waiting))
+    assert engine.is_alive
     fake.gate.set()
-    assert running.result(PATIENCE_S) == "1"
+    assert running.result(PATIENCE_S) == text(1, 9)
     assert closing.result(PATIENCE_S) is None
     assert not engine.is_alive
+    assert fake.asked("encode") == [[1]]
 
 
 def test_a_closed_engine_may_be_closed_again_and_takes_nothing(fake: FakeModel) -> None:
@@ -191,14 +171,17 @@ def test_a_closed_engine_may_be_closed_again_and_takes_nothing(fake: FakeModel) 
         engine.submit(chunk(1))
 
 
-def test_nobody_waits_for_ever_when_the_thread_breaks_down(fake: FakeModel) -> None:
-    fake.error = SystemExit("the thread is gone")
-    with busy_engine(fake, batch_size=1) as engine:
-        running, waiting = engine.submit(chunk(POISON)), engine.submit(chunk(2))
+@pytest.mark.parametrize("stage", ["encode", "prefill", "step", "decode"])
+def test_nobody_waits_for_ever_when_the_thread_breaks_down(fake: FakeModel, device_pace: str, stage: str) -> None:
+    fake.poisoned, fake.error = stage, SystemExit("the thread is gone")
+    with busy_engine(fake, slots=3) as engine:
+        inside = [engine.submit(chunk(1, 40)), engine.submit(chunk(POISON, 30))]
+        later = [engine.submit(chunk(number, 40)) for number in range(2, 9)]
         fake.gate.set()
-        assert isinstance(running.exception(PATIENCE_S), RecognitionError)
-        with pytest.raises(CancelledError):
-            waiting.result(PATIENCE_S)
+        for future in inside:
+            assert isinstance(future.exception(PATIENCE_S), RecognitionError)
+        assert wait(later, PATIENCE_S).not_done == set()
+        assert later[-1].cancelled()
         with pytest.raises(RecognitionError):
             engine.submit(chunk(3))
     assert not engine.is_alive
@@ -214,48 +197,28 @@ def test_anything_but_a_chunk_is_refused_to_the_caller_s_face(fake: FakeModel, w
         engine.submit(waveform)
 
 
-def test_the_sound_is_forgotten_when_its_text_is_there(fake: FakeModel) -> None:
+def test_a_chunk_of_the_longest_and_the_shortest_length_is_taken(fake: FakeModel) -> None:
+    longest = np.pad(chunk(1), (0, N_SAMPLES - 2))
     with Engine(fake, 4) as engine:
-        waveform = chunk(1)
-        trace = weakref.ref(waveform)
-        future = engine.submit(waveform)
-        del waveform
-        assert future.result(PATIENCE_S) == "1"
-        engine.submit(chunk(2)).result(PATIENCE_S)  # the batch before is over and done with
-        gc.collect()
-        assert trace() is None
+        assert engine.submit(longest).result(PATIENCE_S) == text(1)
 
 
-def test_the_engine_answers_as_the_model_does(model: BorealisModel) -> None:
-    sounds = [tone(frequency, 0.5 + frequency / 500) for frequency in (200, 440, 1000, 2000, 3000)]
-    with Engine(model, 3) as engine:
+def test_the_engine_counts_its_work(fake: FakeModel, unhurried: None) -> None:
+    with Engine(fake, 4) as engine:
+        texts_of([engine.submit(chunk(number, 5)) for number in range(1, 7)])
+        work = engine.work.snapshot()
+    assert (work["chunks"], work["groups"], work["stepped_rows"]) == (6, 6, 30)
+    assert work["steps"] == len(fake.asked("step")) <= 30
+    assert min(work["waited_s"], work["encode_s"], work["prefill_s"], work["step_s"]) > 0
+
+
+def test_warming_up_recognises_silence(fake: FakeModel) -> None:
+    with Engine(fake, 4) as engine:
         engine.warm_up()
-        futures = [engine.submit(sound) for sound in sounds]
-        assert texts_of(futures) == [model.transcribe_batch([sound])[0] for sound in sounds]
+    assert fake.asked("encode") == [[0]]
 
 
 def test_a_model_that_cannot_even_do_silence_fails_the_warm_up(fake: FakeModel) -> None:
-    fake.largest_batch = 0
+    fake.largest_group = 0
     with Engine(fake, 4) as engine, pytest.raises(RecognitionError):
         engine.warm_up()
-
-
-@pytest.mark.gpu
-def test_staging_through_pinned_buffers_equals_staging_on_the_host() -> None:
-    device = resolve_device("cuda")
-    stager, reference = CudaStager(LogMel(device), device, 4), HostStager(LogMel(torch.device("cpu")))
-    for size in (4, 1, 3, 4, 2):  # more rounds than buffers
-        sounds = [tone(100 * (size + place), 0.3 + 7 * place) for place in range(size)]
-        features = stager.stage(sounds)
-        stager.settle()
-        torch.testing.assert_close(features.cpu(), reference.stage(sounds), atol=1e-4, rtol=0)
-
-
-@pytest.mark.gpu
-def test_the_engine_on_the_gpu_answers_as_the_model_on_the_cpu(converted: Checkpoint, model: BorealisModel) -> None:
-    sounds = [tone(frequency, 0.5 + frequency / 500) for frequency in range(200, 4000, 200)]
-    options = GenerationOptions(max_new_tokens=model.options.max_new_tokens)
-    on_gpu = BorealisModel.load(converted.path, resolve_device("cuda"), torch.float32, options)
-    with Engine(on_gpu, 4) as engine:
-        engine.warm_up()
-        assert texts_of([engine.submit(sound) for sound in sounds]) == model.transcribe_batch(sounds)

@@ -8,7 +8,7 @@ import torch
 from transformers import VoxtralForConditionalGeneration
 
 from ml.borealis.checkpoint import Checkpoint
-from ml.borealis.model import BorealisModel, GenerationOptions, resolve_device, resolve_dtype
+from ml.borealis.model import BorealisModel, GenerationOptions, pad_chunks, resolve_device, resolve_dtype
 from ml.errors import DeviceUnavailableError
 from tests.model.builders import HIDDEN, HandMade, tone
 
@@ -67,12 +67,14 @@ def test_the_parts_add_up_to_the_whole(model: BorealisModel) -> None:
     audio = model.encode(model.features(SOUNDS[:2]))
     assert audio.shape == (2, 375, HIDDEN)
     inputs = model.embed(audio)
-    logits = model.lm_head(model.language_model(inputs_embeds=inputs).last_hidden_state)
-    torch.testing.assert_close(logits, model.network(inputs_embeds=inputs).logits)
+    prefix, suffix = model.prompt_embeddings()
+    torch.testing.assert_close(inputs[0], torch.cat([prefix[0], audio[0], suffix[0]]), atol=0, rtol=0)
+    together = model.audio_embeddings(pad_chunks(SOUNDS[:2]))
+    torch.testing.assert_close(together, audio, atol=0, rtol=0)
 
 
 def test_tied_embeddings_stay_one_matrix(model: BorealisModel) -> None:
-    assert model.lm_head.weight is model.network.get_input_embeddings().weight
+    assert model.network.lm_head.weight is model.network.get_input_embeddings().weight
 
 
 def test_an_empty_batch_has_no_texts(model: BorealisModel) -> None:
@@ -103,7 +105,7 @@ def test_sampling_follows_its_seed_and_leaves_the_global_generator_alone(convert
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_loads_and_answers(converted: Checkpoint, dtype: torch.dtype) -> None:
     model = BorealisModel.load(converted.path, CPU, dtype, GenerationOptions(max_new_tokens=3))
-    assert model.lm_head.weight.dtype == dtype
+    assert model.dtype == model.network.lm_head.weight.dtype == dtype
     assert len(model.transcribe_batch(SOUNDS[:1])) == 1
 
 
