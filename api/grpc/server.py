@@ -4,6 +4,8 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -46,7 +48,7 @@ class TranscriptionServer:
         pool = CountingPool(settings.server_max_workers)
         tokens = TokenCheck(settings.auth_token_hashes)
         self._gate = Gate(SERVICE_NAME, pool, settings.server_max_waiting, tokens, self.metrics)
-        self._health = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=_admin_pool())
+        self._health = _health_servicer()
         self._set_health(_NOT_SERVING)
         self._server = grpc.server(pool, interceptors=[self._gate], options=_options(settings))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -141,6 +143,10 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def _admin_pool() -> ThreadPoolExecutor:
-    """A health check never queues behind transcriptions."""
-    return ThreadPoolExecutor(1, thread_name_prefix="health")
+def _health_servicer() -> Any:
+    """A health check never queues behind transcriptions: it has a thread of its own."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="health")
+    servicer = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=pool)
+    servicer.Check = partial(servicer.Check)  # HealthServicer gives its pool to Watch alone
+    servicer.Check.experimental_thread_pool = pool
+    return servicer

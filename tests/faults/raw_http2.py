@@ -1,0 +1,68 @@
+"""Half a call, frame by frame: what no gRPC client would send."""
+
+import socket
+import struct
+from types import TracebackType
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY = 0, 1, 4, 6, 7
+_ACK, _END_HEADERS = 0x1, 0x4
+
+
+class HalfCall:
+    """A connection on which one unary call has begun: its headers, and the first bytes of a message that never ends."""
+
+    def __init__(self, port: int, method: str, claimed_bytes: int = 1000) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        headers = {
+            ":method": "POST",
+            ":scheme": "http",
+            ":path": method,
+            ":authority": f"127.0.0.1:{port}",
+            "content-type": "application/grpc",
+            "te": "trailers",
+        }
+        block = b"".join(_literal(name, value) for name, value in headers.items())
+        message = struct.pack(">BI", 0, claimed_bytes) + b"half"
+        self.socket.sendall(
+            _PREFACE + _frame(_SETTINGS, 0) + _frame(_HEADERS, _END_HEADERS, block, 1) + _frame(_DATA, 0, message, 1)
+        )
+
+    def __enter__(self) -> "HalfCall":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.socket.close()
+
+    def wait_until_ended(self) -> None:
+        """Keeps the connection alive, as a client does, until the server ends it."""
+        try:
+            while head := self._read(9):
+                length, kind, flags = int.from_bytes(head[:3]), head[3], head[4]
+                payload = self._read(length)
+                if kind == _SETTINGS and not flags & _ACK:
+                    self.socket.sendall(_frame(_SETTINGS, _ACK))
+                if kind == _PING and not flags & _ACK:
+                    self.socket.sendall(_frame(_PING, _ACK, payload))
+        except ConnectionError:
+            pass
+
+    def _read(self, n_bytes: int) -> bytes:
+        data = b""
+        while len(data) < n_bytes:
+            piece = self.socket.recv(n_bytes - len(data))
+            if not piece:
+                return b""
+            data += piece
+        return data
+
+
+def _frame(kind: int, flags: int, payload: bytes = b"", stream: int = 0) -> bytes:
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def _literal(name: str, value: str) -> bytes:
+    """A header that is neither compressed nor remembered (RFC 7541, 6.2.2); names and values below 127 bytes."""
+    return b"\0" + b"".join(bytes([len(part)]) + part.encode() for part in (name, value))
