@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -48,8 +48,16 @@ class Metrics:
             buckets=LATENCY_BUCKETS_S,
             registry=self.registry,
         )
+        self._stages = Histogram(
+            "transcription_stage_seconds",
+            "Time a recording spent on each stage; stages overlap",
+            ("stage",),
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
         self.serving = Gauge("transcription_serving", "1 while calls are taken", registry=self.registry)
         self.registry.register(_Figures(figures))
+        ProcessCollector(registry=self.registry)  # memory, descriptors, processor time; on Linux
 
     def record(self, method: str, context: Any, response: Any, duration_s: float) -> None:
         """Counts a call that was let in and has ended."""
@@ -59,6 +67,8 @@ class Metrics:
         if response is not None and response.success:
             self._audio.inc(response.audio_duration)
             self._processing.observe(response.processing_time)
+            for field, duration_s in response.stage_times.ListFields():
+                self._stages.labels(field.name.removesuffix("_s")).observe(duration_s)
 
     def refused(self, method: str, status: grpc.StatusCode) -> None:
         """Counts a call that was not let in."""

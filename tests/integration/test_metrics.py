@@ -3,6 +3,7 @@
 import hashlib
 import re
 import socket
+import sys
 import threading
 import time
 import urllib.request
@@ -144,6 +145,28 @@ def test_duration_of_a_call_falls_into_the_histogram(serve: Serve) -> None:
         value(samples, "transcription_request_seconds_bucket", le=str(float(b)), **labels) for b in LATENCY_BUCKETS_S
     ]
     assert buckets == sorted(buckets) and buckets[LATENCY_BUCKETS_S.index(0.25)] == 0 and buckets[-1] == 1
+
+
+def test_time_of_every_stage_falls_into_its_histogram(serve: Serve) -> None:
+    port = free_port()
+    stub = serve(FakeService(), metrics_port=port)
+    response = stub.TranscribeAudio(audio(wav(1.5)))
+    stub.TranscribeAudio(audio(b"no audio at all"))
+    samples = scrape(port)
+    for stage in ("decode", "split", "recognise"):
+        assert value(samples, "transcription_stage_seconds_count", stage=stage) == 1
+        spent_s = getattr(response.stage_times, f"{stage}_s")
+        assert spent_s > 0
+        assert value(samples, "transcription_stage_seconds_sum", stage=stage) == pytest.approx(spent_s)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_memory_and_descriptors_of_the_process_are_shown(serve: Serve) -> None:
+    port = free_port()
+    serve(FakeService(), metrics_port=port)
+    samples = scrape(port)
+    assert value(samples, "process_resident_memory_bytes") > 10_000_000
+    assert value(samples, "process_open_fds") > 3
 
 
 def test_seconds_of_audio_are_added_up_for_calls_that_went_well(serve: Serve) -> None:

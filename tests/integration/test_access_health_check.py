@@ -1,0 +1,35 @@
+"""The container's health check, run as the container engine runs it, against a server in each state."""
+
+import os
+import subprocess
+import sys
+
+from api.grpc.server import TranscriptionServer
+from resources.config import PROJECT_ROOT
+from tests.conftest import FakeService, settings_for_tests
+from tests.ports import free_port
+from tests.unit.test_deploy import health_check
+
+
+def exit_code(port: int) -> int:
+    program, *arguments = health_check()
+    assert program == "python"
+    environment = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+    environment |= {"SERVER_PORT": str(port), "GRPC_VERBOSITY": "NONE"}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, cwd=PROJECT_ROOT, capture_output=True, timeout=60).returncode
+
+
+def test_container_is_healthy_exactly_while_the_server_is_serving() -> None:
+    server = TranscriptionServer(FakeService(), settings_for_tests(auth_token_hashes="0" * 64))
+    try:
+        server.start()
+        assert exit_code(server.port) == 0
+        server.fail()
+        assert exit_code(server.port) == 1
+    finally:
+        server.stop()
+
+
+def test_container_without_a_server_is_not_healthy() -> None:
+    assert exit_code(free_port()) != 0
