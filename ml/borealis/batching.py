@@ -57,6 +57,11 @@ class Job:
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(text)
 
+    def drop(self) -> None:
+        """Says that nobody wants the text; as executors do, for those who wait by concurrent.futures.wait."""
+        self.future.cancel()
+        self.future.set_running_or_notify_cancel()
+
     def fail(self, cause: BaseException | None, message: str = "Модель не смогла распознать фрагмент аудио.") -> None:
         """Says that there will be no text."""
         error = RecognitionError(message)
@@ -148,7 +153,7 @@ class Batcher:
         self._slots.clear()
         self._staged = None
         inside, self._inside = self._inside, {}
-        return [job for job in inside if not job.future.done()]
+        return list(inside)
 
     def _seat(self, jobs: list[Job], staged: Staged) -> None:
         started_s = time.perf_counter()
@@ -166,25 +171,26 @@ class Batcher:
         self.work.step_s += time.perf_counter() - started_s
         self._dismiss(ended)
         if not self._slots.occupied:
-            self._slots.ended(wait=True)  # steps still under way hold on to those who have left
+            self._slots.clear()  # steps still under way hold on to those who have left
 
     def _dismiss(self, ended: list[Seat[Job]]) -> None:
         """Answers those that have ended and frees the seats of those whom nobody wants any more."""
         for seat, text in zip(ended, self._decode([seat.tokens for seat in ended]) if ended else [], strict=True):
-            seat.owner.answer(text)
             del self._inside[seat.owner]
+            seat.owner.answer(text)
             self.work.chunks += 1
         for seat in self._slots.occupied:
             if seat.owner.future.cancelled():
                 self._slots.leave(seat)
                 del self._inside[seat.owner]
+                seat.owner.drop()
 
     def _isolate(self, jobs: list[Job], error: Exception) -> None:
         """Halves a group that failed until whoever is at fault stands alone."""
         _report(error, len(jobs))
         if len(jobs) == 1:
-            jobs[0].fail(error)
             del self._inside[jobs[0]]
+            jobs[0].fail(error)
             return
         for half in (jobs[: len(jobs) // 2], jobs[len(jobs) // 2 :]):
             try:
@@ -202,8 +208,8 @@ class Batcher:
             except Exception as error:
                 _report(error, 1)
                 self._slots.clear()
-                job.fail(error)
                 del self._inside[job]
+                job.fail(error)
 
 
 def _report(error: Exception, count: int) -> None:

@@ -82,6 +82,7 @@ class SlotDecoder:
         """
         index = self._rows.new_tensor(rows)  # (b,)
         x = torch.cat([audio, self._suffix.expand(len(audio), -1, -1)], dim=1)  # (b, T, H)
+        self._forget(index)
         x = self._run(x, index, self.prefix_length)
         self.picker.seat(rows, seeds)
         tokens = self.picker.pick(self._logits(x[:, -1]), index, torch.zeros_like(index))
@@ -116,6 +117,11 @@ class SlotDecoder:
         self.tokens[:active] = tokens
         self.positions[:active] += 1
         return tokens
+
+    def _forget(self, rows: torch.Tensor) -> None:
+        """Clears what was decoded in the slots `rows` (b,): a key not yet reached is masked, but NaN times 0 is NaN."""
+        for cache in (self.keys, self.values):
+            cache[:, :, :, self.prefill_length :].index_fill_(1, rows, 0.0)
 
     def _run(self, x: torch.Tensor, rows: torch.Tensor, start: int) -> torch.Tensor:
         """All layers over `x` (b, T, H) at positions start… of the slots `rows` (b,), keys and values kept there."""

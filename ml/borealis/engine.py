@@ -76,7 +76,7 @@ class Engine:
     def close(self) -> None:
         """Cancels what waits, finishes what is under way and ends the thread. May be called again."""
         for job in self._waiting.close():
-            job.future.cancel()
+            job.drop()
         self._thread.join()
 
     def _evict(self, owner: Hashable, job: Job) -> "Callable[[Future[str]], None]":
@@ -85,8 +85,8 @@ class Engine:
 
         def evict(future: "Future[str]") -> None:
             waiting = reference()
-            if waiting and future.cancelled():
-                self._waiting.discard(owner, waiting)
+            if waiting and future.cancelled() and self._waiting.discard(owner, waiting):
+                waiting.drop()
 
         return evict
 
@@ -98,7 +98,7 @@ class Engine:
             logger.critical("Поток распознавания аварийно завершился.", exc_info=True)
         finally:
             for job in self._waiting.close():
-                job.future.cancel()
+                job.drop()
             for job in self._batcher.abandon():
                 job.fail(None, STOPPED)
 

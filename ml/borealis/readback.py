@@ -17,6 +17,9 @@ class Readback(Protocol[T]):
     def get(self, wait: bool) -> list[tuple[list[int], T]]:
         """What has arrived, oldest first, each with its tag. With `wait`, everything that was put."""
 
+    def forget(self) -> None:
+        """Drops what is under way or has not been fetched, tags and all."""
+
 
 class HostReadback(Generic[T]):
     """On the CPU the tokens are there already."""
@@ -32,6 +35,10 @@ class HostReadback(Generic[T]):
         """See Readback."""
         arrived, self._arrived = self._arrived, []
         return arrived
+
+    def forget(self) -> None:
+        """See Readback."""
+        self._arrived = []
 
 
 class CudaReadback(Generic[T]):
@@ -65,6 +72,11 @@ class CudaReadback(Generic[T]):
             self._read_oldest()
         arrived, self._arrived = self._arrived, []
         return arrived
+
+    def forget(self) -> None:
+        """See Readback. The buffers may be filled again at once: copies go one after the other."""
+        self._pending.clear()
+        self._arrived = []
 
     def _read_oldest(self) -> None:
         turn, count, tag = self._pending.popleft()

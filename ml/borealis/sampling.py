@@ -4,6 +4,8 @@ import torch
 
 from ml.borealis.options import GenerationOptions
 
+SEED_STRIDE = 0x9E3779B1  # 2**32 over the golden ratio: seeds side by side end up far apart
+
 
 class TokenPicker:
     """Greedy choice, or temperature → top-k → top-p with random numbers that belong to the chunk, not to the batch.
@@ -23,7 +25,8 @@ class TokenPicker:
         if self._uniform is None:
             return
         for row, seed in zip(rows, seeds, strict=True):
-            generator = torch.Generator().manual_seed((self._options.seed << 32) + seed)
+            mixed = (seed + SEED_STRIDE * self._options.seed) % 2**32  # torch's generator takes no more bits
+            generator = torch.Generator().manual_seed(mixed)
             drawn = torch.rand(self._options.max_new_tokens, generator=generator)
             self._uniform[row].copy_(drawn)
 

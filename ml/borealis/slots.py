@@ -90,7 +90,8 @@ class Slots(Generic[T]):
             self._seats[seat.row] = None
 
     def clear(self) -> list[T]:
-        """Frees every seat; those who sat there."""
+        """Frees every seat, and forgets what is still being decoded; those who sat there."""
+        self._readback.forget()
         seats = self.occupied
         for seat in seats:
             self.leave(seat)

@@ -90,7 +90,6 @@ def test_a_chunk_s_draws_follow_its_seed_and_not_its_slot() -> None:
     assert draws(picker, 0) == first != draws(picker, 3)
 
 
-@pytest.mark.xfail(strict=True, reason="torch's generator on the CPU takes only the lower 32 bits of a seed")
 def test_another_seed_of_the_options_gives_other_draws() -> None:
     def first(seed: int) -> list[int]:
         picker = TokenPicker(replace(SAMPLING, seed=seed), 1, CPU)
@@ -142,7 +141,6 @@ def test_a_sampled_text_is_the_same_alone_and_among_others(
             assert texts_of(futures) == [sampled[index] for index in order]
 
 
-@pytest.mark.xfail(strict=True, reason="torch's generator on the CPU takes only the lower 32 bits of a seed")
 def test_another_seed_of_the_options_gives_other_texts(alone: Alone, sampled: list[str]) -> None:
     with Engine(sampling_chunks(alone, seed=1), 4) as engine:
         again = texts_of([engine.submit(numbered_chunk(index)) for index in range(CHUNKS)])
