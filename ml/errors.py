@@ -13,6 +13,7 @@
     │   ├── ModelFormatError          MODEL_FORMAT
     │   └── DeviceUnavailableError    DEVICE_UNAVAILABLE
     └── RecognitionError              RECOGNITION_FAILED
+        └── EngineStoppedError        ENGINE_STOPPED
 
 `str(error)` is one line in Russian, fit to be shown to whoever sent the audio or runs the program: it names what is
 wrong and what to do about it, and carries neither a path of this machine nor the raw output of another program.
@@ -104,3 +105,9 @@ class RecognitionError(SpeechError):
     """The model failed over a chunk of audio."""
 
     code = "RECOGNITION_FAILED"
+
+
+class EngineStoppedError(RecognitionError):
+    """The engine is closed or has broken down: the chunk may be recognised elsewhere or later."""
+
+    code = "ENGINE_STOPPED"

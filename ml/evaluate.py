@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from ml.errors import SpeechError
 from ml.manifest import ManifestError, Sample, normalise, read_manifest
-from ml.transcript import Transcript
 from ml.transcribe import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -28,6 +27,7 @@ from ml.transcribe import (
     protect_console,
     say,
 )
+from ml.transcript import Transcript
 
 Transcribe = Callable[[Path], Transcript]
 

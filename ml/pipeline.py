@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ml.audio.decoding import AudioDecoder, Decoding
 from ml.audio.presence import may_hold_speech
 from ml.audio.splitting import Chunk, PauseSplitter
-from ml.errors import DecodingCancelledError
+from ml.errors import DecodingCancelledError, EngineStoppedError
 from ml.transcript import Segment, StageTimes, Status, Transcript
 
 CANCEL_POLL_S = 0.05  # how soon a cancellation is noticed while a chunk is being recognised
@@ -151,4 +151,4 @@ def _wait(future: "Future[str]", cancelled: threading.Event) -> str:
                 future.cancel()
                 raise DecodingCancelledError("Запрос отменён") from None
         except CancelledError:
-            raise DecodingCancelledError("Распознавание остановлено") from None
+            raise EngineStoppedError("Распознавание остановлено: повторите запрос позже.") from None

@@ -23,6 +23,7 @@ from services.transcription.interface import ITranscriptionService
 _log = logging.getLogger("TranscriptionServer")
 
 SERVICE_NAME = transcription_pb2.DESCRIPTOR.services_by_name["TranscriptionService"].full_name
+FAILURE_GRACE_S = 2.0  # for the answers of calls under way when the implementation has broken down
 LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -86,10 +87,12 @@ class TranscriptionServer:
         return self._service.is_alive()
 
     def fail(self) -> None:
-        """Says that nothing will be answered any more; for an implementation that has broken down."""
+        """Ends at once, for an implementation that has broken down: calls under way are told to come back later."""
         self._gate.is_open = False
         self._set_health(_NOT_SERVING)
         self.metrics.serving.set(0)
+        self._service.abandon()
+        self._server.stop(FAILURE_GRACE_S).wait()
 
     def stop(self) -> None:
         """Refuses new calls, lets those in flight finish within SHUTDOWN_GRACE_S, releases everything."""

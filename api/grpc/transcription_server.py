@@ -28,6 +28,7 @@ AVAILABLE_IMPLEMENTATIONS: dict[str, type[ITranscriptionService]] = {
     "borealis": BorealisTranscriptionService,  # noqa: F405
 }
 
+BROKEN_DOWN = 70  # exit code: a supervisor should restart the process
 _STOP_POLL_S = 0.5  # Windows notices Ctrl+C only between waits
 _EXAMPLES = """Примеры:
   python start.py
@@ -80,7 +81,8 @@ def serve(implementation: str, settings: Settings) -> int:
             time.sleep(_STOP_POLL_S)
         _log.critical("💥 Реализация больше не отвечает: процесс завершается, чтобы его перезапустили")
         server.fail()
-        return 1
+        logging.shutdown()
+        os._exit(BROKEN_DOWN)  # a hung thread would keep the process from ending in good order
     except StopRequested:
         _log.info("🛑 Останавливаюсь: новые запросы не принимаются")
         return 0

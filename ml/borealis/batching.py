@@ -14,7 +14,7 @@ from ml.borealis.model import ENCODER_GROUP, Waveform
 from ml.borealis.readback import make_readback
 from ml.borealis.slots import Decoder, Seat, Slots
 from ml.borealis.staging import Staged, make_stager
-from ml.errors import RecognitionError
+from ml.errors import EngineStoppedError, RecognitionError
 
 # Decode steps between two groups on a device that cannot do both at once, so that those seated keep moving.
 STEPS_BETWEEN_GROUPS = {"cpu": 32, "cuda": 0}
@@ -62,11 +62,18 @@ class Job:
         self.future.cancel()
         self.future.set_running_or_notify_cancel()
 
-    def fail(self, cause: BaseException | None, message: str = "Модель не смогла распознать фрагмент аудио.") -> None:
-        """Says that there will be no text."""
-        error = RecognitionError(message)
+    def fail(self, cause: BaseException) -> None:
+        """Says that the model fails over this chunk."""
+        error = RecognitionError("Модель не смогла распознать фрагмент аудио.")
         error.__cause__ = cause
-        if self.future.set_running_or_notify_cancel():
+        self._end(error)
+
+    def give_up(self) -> None:
+        """Says that there will be no text, through no fault of the chunk."""
+        self._end(EngineStoppedError("Распознавание остановлено: повторите запрос позже."))
+
+    def _end(self, error: RecognitionError) -> None:
+        if not self.future.done() and self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
 
@@ -148,6 +155,15 @@ class Batcher:
                 still_encoding = self._staged[0] if self._staged else []
                 self._retry_alone([job for job in self._inside if job not in still_encoding])
 
+    @property
+    def seated(self) -> int:
+        """How many chunks are in decoding."""
+        return len(self._slots.occupied)
+
+    def inside(self) -> list[Job]:
+        """Everybody let in and not answered yet."""
+        return list(self._inside)
+
     def abandon(self) -> list[Job]:
         """Gives everybody up; who they were."""
         self._slots.clear()
@@ -213,6 +229,9 @@ class Batcher:
 
 
 def _report(error: Exception, count: int) -> None:
+    """Logs a failure that concerns `count` chunks. Raises the error where the device is lost: nothing will go well."""
+    if isinstance(error, torch.AcceleratorError):  # CUDA errors stick: every later call fails as well
+        raise error
     logger.warning("Пакет из %d фрагментов не распознан.", count, exc_info=error)
     error.__traceback__ = None  # its frames hold the batch's tensors, and whoever waits holds the error
     if isinstance(error, torch.OutOfMemoryError):

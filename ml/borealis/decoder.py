@@ -134,13 +134,16 @@ class SlotDecoder:
             self.values[index, rows, :, start:end] = value
             attended = functional.scaled_dot_product_attention(
                 query,
-                self.keys[index, rows, :, :end],  # (b, kv_heads, end, D)
-                self.values[index, rows, :, :end],
+                self._for_each_head(self.keys[index, rows, :, :end]),
+                self._for_each_head(self.values[index, rows, :, :end]),
                 attn_mask=visible,
-                enable_gqa=True,
             )
             x = self._finish(layer, x, attended.transpose(1, 2).flatten(2))
         return x
+
+    def _for_each_head(self, cached: torch.Tensor) -> torch.Tensor:
+        """Keys or values (b, kv_heads, end, D) repeated to (b, heads, end, D): fused attention wants them so."""
+        return cached.repeat_interleave(self.heads // self.kv_heads, dim=1)
 
     def _project(
         self, layer: LayerWeights, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor

@@ -14,11 +14,11 @@ from ml.borealis.batching import Batcher, ChunkModel, Job
 from ml.borealis.fair_queue import FairQueue
 from ml.borealis.features import N_SAMPLES, SAMPLE_RATE
 from ml.borealis.model import Waveform
-from ml.errors import RecognitionError
+from ml.errors import EngineStoppedError
 
 SLOTS = 32  # chunks in decoding at once
 QUEUE_CAPACITY = 64  # chunks one recording may have waiting: 0.12 GB at 30 s each
-STOPPED = "Распознавание остановлено: программа завершает работу."
+STOPPED = "Распознавание остановлено: повторите запрос позже."
 
 logger = logging.getLogger("BorealisModel")
 
@@ -34,6 +34,7 @@ class Engine:
         self._waiting: FairQueue[Job] = FairQueue(queue_capacity)
         self._batcher = Batcher(model, slots)
         self.work = self._batcher.work
+        self._working_since_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="borealis-engine", daemon=False)
         self._thread.start()
 
@@ -50,19 +51,41 @@ class Engine:
         """Whether the engine's thread is there to answer."""
         return self._thread.is_alive()
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the thread began what it is at; 0 while there is nothing to do. A hung device shows here."""
+        since_s = self._working_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    @property
+    def queued_audio_s(self) -> float:
+        """Seconds of audio that wait for a slot."""
+        return sum(len(job.waveform) for job in self._waiting.snapshot()) / SAMPLE_RATE
+
+    def figures(self) -> dict[str, float]:
+        """What is going on: for metrics."""
+        work, waiting = self.work, self._waiting.snapshot()
+        return {
+            "queued_chunks": len(waiting),
+            "queued_audio_seconds": sum(len(job.waveform) for job in waiting) / SAMPLE_RATE,
+            "slots_occupied": self._batcher.seated,
+            "mean_batch": work.stepped_rows / work.steps if work.steps else 0.0,
+            **{f"engine_{name}": value for name, value in work.snapshot().items()},
+        }
+
     def submit(self, waveform: Waveform, owner: Hashable = None) -> "Future[str]":
         """Queues one chunk (N,) float32, 1 to 480,000 samples at 16 kHz, and returns its text to come.
 
         `owner` is the recording it is of: owners take turns. Blocks while the owner's line is full. Cancelling the
         future takes the chunk out of the queue or out of its slot. The future fails with RecognitionError if the
-        model fails over this chunk. Raises ValueError for anything but such a chunk and RecognitionError once the
+        model fails over this chunk. Raises ValueError for anything but such a chunk and EngineStoppedError once the
         engine is closed.
         """
         if waveform.dtype != np.float32 or waveform.ndim != 1 or not 0 < len(waveform) <= N_SAMPLES:
             raise ValueError(f"a chunk is 1 to {N_SAMPLES} float32 samples, got {waveform.dtype} {waveform.shape}")
         job = Job(waveform, submitted_s=time.perf_counter())
         if not self._waiting.put(owner, job):
-            raise RecognitionError(STOPPED)
+            raise EngineStoppedError(STOPPED)
         job.future.add_done_callback(self._evict(owner, job))
         return job.future
 
@@ -79,6 +102,11 @@ class Engine:
             job.drop()
         self._thread.join()
 
+    def abandon(self) -> None:
+        """Gives everybody up without waiting for the thread, which hangs."""
+        for job in self._waiting.close() + self._batcher.inside():
+            job.give_up()
+
     def _evict(self, owner: Hashable, job: Job) -> "Callable[[Future[str]], None]":
         """What takes the chunk out of the queue when its future is cancelled."""
         reference = weakref.ref(job)  # the future must not hold on to the sound
@@ -93,6 +121,7 @@ class Engine:
     def _run(self) -> None:
         try:
             while self._let_in() or self._batcher.busy:
+                self._working_since_s = time.monotonic()
                 self._batcher.advance()
         except BaseException:
             logger.critical("Поток распознавания аварийно завершился.", exc_info=True)
@@ -100,12 +129,14 @@ class Engine:
             for job in self._waiting.close():
                 job.drop()
             for job in self._batcher.abandon():
-                job.fail(None, STOPPED)
+                job.give_up()
 
     def _let_in(self) -> bool:
         """Lets the next group in where there is room; waits for one while there is nothing else to do."""
+        self._working_since_s = time.monotonic() if self._batcher.busy else None
         room = self._batcher.room
         jobs = self._waiting.take(room, wait=not self._batcher.busy) if room else []
         if jobs:
+            self._working_since_s = time.monotonic()
             self._batcher.let_in(jobs)
         return bool(jobs)

@@ -24,6 +24,11 @@ class FairQueue(Generic[T]):
         with self._changed:
             return sum(map(len, self._lines.values()))
 
+    def snapshot(self) -> list[T]:
+        """Those who wait at this moment, owner by owner."""
+        with self._changed:
+            return [item for line in self._lines.values() for item in line]
+
     def put(self, owner: Hashable, item: T) -> bool:
         """Waits for room in the owner's line and adds `item`; False if the queue was closed before there was any."""
         with self._changed:

@@ -97,7 +97,11 @@ class BorealisModel:
         audio = self.network.config.audio_config  # 4 frames of hidden_size side by side are intermediate_size wide
         audio_length = audio.max_source_positions * audio.hidden_size // audio.intermediate_size  # 375
         decoder = SlotDecoder(self.network, *self.prompt_embeddings(), audio_length, self.options, slots)
-        return GraphedDecoder(decoder) if self.device.type == "cuda" else decoder
+        if self.device.type != "cuda":
+            return decoder
+        graphed = GraphedDecoder(decoder)
+        graphed.capture_all()
+        return graphed
 
     @torch.inference_mode()
     def prompt_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,7 +13,14 @@ ml.errors.SpeechError
 
 import grpc
 
-from ml.errors import AudioError, DecoderUnavailableError, DecodingCancelledError, ModelError, SpeechError
+from ml.errors import (
+    AudioError,
+    DecoderUnavailableError,
+    DecodingCancelledError,
+    EngineStoppedError,
+    ModelError,
+    SpeechError,
+)
 
 IN_BAND = None
 """The outcome of a content error: status OK, success = false and the error's code in the trailers."""
@@ -69,6 +76,7 @@ _OUTCOMES: tuple[tuple[type[SpeechError], grpc.StatusCode | None], ...] = (
     (DecodingCancelledError, grpc.StatusCode.CANCELLED),
     (DecoderUnavailableError, grpc.StatusCode.UNAVAILABLE),
     (ModelError, grpc.StatusCode.UNAVAILABLE),
+    (EngineStoppedError, grpc.StatusCode.UNAVAILABLE),
     (SpeechError, IN_BAND),
 )
 

@@ -52,6 +52,9 @@ class ITranscriptionService(ABC):
         """Whether it can still answer, asked twice a second. False ends the process, to be restarted."""
         return True
 
+    def abandon(self) -> None:  # noqa: B027
+        """Fails every request under way at once; called when `is_alive` said no, before the process ends."""
+
     def figures(self) -> Mapping[str, float]:
         """Gauges for the metrics, such as the queue's depth, by name."""
         return {}

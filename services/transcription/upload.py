@@ -86,9 +86,17 @@ class Spool:
 
 @contextmanager
 def spool(max_bytes: int | None = None) -> Iterator[Spool]:
-    """A temporary file that is gone when the context ends, whatever happens."""
-    # Unbuffered: a full disk shows at once, and nothing is left to be written when the file is closed.
-    with tempfile.TemporaryFile(prefix="transcription-", buffering=0) as file:
+    """A temporary file that is gone when the context ends, whatever happens.
+
+    Raises:
+        NoSpaceError: the disk has no room for another file.
+    """
+    try:
+        # Unbuffered: a full disk shows at once, and nothing is left to be written when the file is closed.
+        file = tempfile.TemporaryFile(prefix="transcription-", buffering=0)
+    except OSError as error:
+        raise _disk_error(error) from error
+    with file:
         yield Spool(file, max_bytes)
 
 

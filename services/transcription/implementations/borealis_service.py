@@ -1,7 +1,7 @@
 """The Borealis implementation: chunks go to the engine that owns the model and its device."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from generated.v1 import transcription_pb2_grpc
@@ -26,6 +26,7 @@ class BorealisTranscriptionService(TranscriptionServiceBase, transcription_pb2_g
         super().start(settings)
         folder = Path(settings.model_name)
         self._identity = (folder.name if folder.is_dir() else settings.model_name, settings.model_revision or "")
+        self._watchdog_timeout_s = settings.watchdog_timeout_s
         self._engine = load_engine(model_options(settings))
         self._recognise = recognise_with(self._engine, window=2 * settings.model_batch_size)
 
@@ -40,6 +41,23 @@ class BorealisTranscriptionService(TranscriptionServiceBase, transcription_pb2_g
     def get_version(self) -> str:
         """Names the implementation."""
         return "borealis"
+
+    def is_alive(self) -> bool:
+        """Whether the engine's thread runs and is not stuck."""
+        return bool(self._engine and self._engine.is_alive and self._engine.silent_s < self._watchdog_timeout_s)
+
+    def abandon(self) -> None:
+        """See the interface."""
+        if self._engine:
+            self._engine.abandon()
+
+    def queued_audio_s(self) -> float:
+        """See the base class."""
+        return self._engine.queued_audio_s if self._engine else 0.0
+
+    def figures(self) -> Mapping[str, float]:
+        """See the interface."""
+        return self._engine.figures() if self._engine else {}
 
     def stop(self) -> None:
         """Ends the engine's thread and frees the device."""
