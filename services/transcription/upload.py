@@ -93,7 +93,7 @@ def spool(max_bytes: int | None = None) -> Iterator[Spool]:
     """
     try:
         # Unbuffered: a full disk shows at once, and nothing is left to be written when the file is closed.
-        file = tempfile.TemporaryFile(prefix="transcription-", buffering=0)
+        file = tempfile.TemporaryFile(prefix="transcription-", buffering=0)  # noqa: SIM115 - closed below
     except OSError as error:
         raise _disk_error(error) from error
     with file:
