@@ -1,47 +1,29 @@
 """The client library: sends a recording to the service and returns its answer. Command line: client_cli.py."""
 
-import json
 import sys
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import grpc
 
-from api.grpc.client_upload import Upload
+from api.grpc.client_answer import IncompleteAnswerError, TranscriptionRefusedError, read_response, read_updates
+from api.grpc.client_channel import MAX_MESSAGE_BYTES, bearer, open_channel, tls_credentials
+from api.grpc.client_retry import RetryPolicy, with_retries
+from api.grpc.client_upload import Source, Upload
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
+
+__all__ = ["IncompleteAnswerError", "RetryPolicy", "TranscriptionClient", "TranscriptionRefusedError"]
 
 DEFAULT_ADDRESS = "localhost:50051"
 DEFAULT_CHUNK_BYTES = 64 * 1024
-MAX_MESSAGE_BYTES = 200 * 1024 * 1024  # the server's default, GRPC_MAX_RECEIVE_MESSAGE_LENGTH
-ERROR_CODE_TRAILER = "x-error-code"
-NO_ERROR_CODE = "UNKNOWN"
 
-_SERVICE = transcription_pb2.DESCRIPTOR.services_by_name["TranscriptionService"].full_name
-
-
-class TranscriptionRefusedError(Exception):
-    """The server took the call but not its content: `success` is false.
-
-    `code` is the stable x-error-code, such as UNSUPPORTED_FORMAT; `response` is the whole answer.
-    """
-
-    def __init__(self, code: str, response: transcription_pb2.TranscriptionResponse) -> None:
-        super().__init__(response.error_message)
-        self.code = code
-        self.response = response
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often and how soon a call that met UNAVAILABLE is made again; transcribing twice does no harm."""
-
-    max_attempts: int = 4  # the first one included; gRPC makes at most 5, and 1 turns retrying off
-    initial_backoff_s: float = 0.5
-    max_backoff_s: float = 5.0
-    backoff_multiplier: float = 2.0
+Response = transcription_pb2.TranscriptionResponse
+OnSent = Callable[[int], object]
+OnSegment = Callable[[transcription_pb2.Segment], object]
+OnProgress = Callable[[transcription_pb2.Progress], object]
 
 
 class TranscriptionClient:
@@ -54,10 +36,28 @@ class TranscriptionClient:
         *,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         retry: RetryPolicy | None = None,
+        tls: bool = False,
+        ca_file: Path | str | None = None,
+        cert_file: Path | str | None = None,
+        key_file: Path | str | None = None,
+        token: str | None = None,
     ) -> None:
-        """Connects on the first call; `timeout_s` bounds each call, its retries included."""
+        """Connects on the first call; `timeout_s` bounds each call, its retries included.
+
+        `tls` encrypts the connection, and so does any of the PEM files: `ca_file` is the authority that the server's
+        certificate must be of (by default one of the well-known), `cert_file` and `key_file` are the client's own.
+        `token` goes with every call, and without TLS anybody on the way can read it.
+
+        Raises:
+            OSError: a file cannot be read.
+            ValueError: files or token make no sense; see client_channel.py.
+        """
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address, channel_options(max_message_bytes, retry or RetryPolicy()))
+        self._retry = retry or RetryPolicy()
+        self._metadata = bearer(token)
+        self._closed = threading.Event()
+        self._answers_in_parts = True  # until the server says otherwise
+        self._channel = open_channel(address, tls_credentials(tls, ca_file, cert_file, key_file), max_message_bytes)
         build_stub: Callable[[grpc.Channel], Any] = transcription_pb2_grpc.TranscriptionServiceStub  # it has no types
         self._stub = build_stub(self._channel)
 
@@ -70,12 +70,11 @@ class TranscriptionClient:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection and cancels the calls still on it."""
+        """Ends the connection, cancels the calls still on it and keeps those that wait from being made again."""
+        self._closed.set()
         self._channel.close()
 
-    def transcribe(
-        self, path: Path | str, audio_format: str | None = None, sample_rate: int = 0
-    ) -> transcription_pb2.TranscriptionResponse:
+    def transcribe(self, path: Path | str, audio_format: str | None = None, sample_rate: int = 0) -> Response:
         """Sends the file as one message.
 
         `audio_format` defaults to the name's ending; `sample_rate` (Hz) is for raw PCM ("pcm") only.
@@ -88,77 +87,109 @@ class TranscriptionClient:
         path = Path(path)
         request = transcription_pb2.AudioRequest(
             audio_data=path.read_bytes(),
-            filename=path.name,
+            filename=_name_of(path),
             format=_format_of(path, audio_format),
             sample_rate=sample_rate,
         )
-        return _wait(self._stub.TranscribeAudio.future(request, timeout=self._timeout_s))
+        return self._call(lambda options: read_response(self._stub.TranscribeAudio.future(request, **options)))
 
     def transcribe_stream(
         self,
         path: Path | str,
         chunk_bytes: int = DEFAULT_CHUNK_BYTES,
-        on_sent: Callable[[int], object] = lambda sent_bytes: None,
+        on_sent: OnSent = lambda sent_bytes: None,
         audio_format: str | None = None,
         sample_rate: int = 0,
-    ) -> transcription_pb2.TranscriptionResponse:
-        """Sends the file in pieces of `chunk_bytes`, never holding more of it than gRPC keeps for a retry.
+    ) -> Response:
+        """Sends the file in pieces of `chunk_bytes`, never holding more of it than a few of them.
 
-        `on_sent` hears the size of each piece once it has left, on another thread. The rest is as in `transcribe`.
+        `on_sent` hears the size of each piece once it has left, on another thread; when the upload begins anew, a
+        negative one that takes back what was reported. The rest is as in `transcribe`.
         """
-        if chunk_bytes < 1:
-            raise ValueError(f"chunk_bytes must be at least 1, not {chunk_bytes}")
-        path = Path(path)
-        first = transcription_pb2.AudioChunk(
-            filename=path.name, format=_format_of(path, audio_format), sample_rate=sample_rate
-        )
-        with Upload(path, first, chunk_bytes, on_sent) as upload:
+        source = Source(Path(path), _description(Path(path), audio_format, sample_rate), chunk_bytes, on_sent)
+        return self._send(source)
+
+    def transcribe_incremental(
+        self,
+        path: Path | str,
+        chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+        on_sent: OnSent = lambda sent_bytes: None,
+        audio_format: str | None = None,
+        sample_rate: int = 0,
+        *,
+        on_segment: OnSegment = lambda segment: None,
+        on_progress: OnProgress = lambda progress: None,
+    ) -> Response:
+        """As `transcribe_stream`, and meanwhile tells `on_segment` and `on_progress` what the server has done so far.
+
+        Each stretch of the audio is told once, though the call be made again. A server that cannot answer in parts is
+        asked for the whole.
+
+        Raises:
+            IncompleteAnswerError: the server broke the contract.
+        """
+        source = Source(Path(path), _description(Path(path), audio_format, sample_rate), chunk_bytes, on_sent)
+        if self._answers_in_parts:
             try:
-                return _wait(self._stub.TranscribeAudioStream.future(upload, timeout=self._timeout_s))
-            except grpc.RpcError:
-                if upload.failure:  # gRPC says only that something went wrong over the messages
-                    raise upload.failure from None
-                raise
+                return self._follow(source, on_segment, on_progress)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                    raise
+            self._answers_in_parts = False
+        return self._send(source)
+
+    def _send(self, source: Source) -> Response:
+        def attempt(options: dict[str, Any]) -> Response:
+            with source.open() as upload:
+                return _blame_file(
+                    upload, lambda: read_response(self._stub.TranscribeAudioStream.future(upload, **options))
+                )
+
+        return self._call(attempt)
+
+    def _follow(self, source: Source, on_segment: OnSegment, on_progress: OnProgress) -> Response:
+        told_s = 0.0  # what on_segment knows of
+
+        def tell(segment: transcription_pb2.Segment) -> None:
+            nonlocal told_s
+            if segment.end_s > told_s:
+                told_s = segment.end_s
+                on_segment(segment)
+
+        def attempt(options: dict[str, Any]) -> Response:
+            with source.open() as upload:
+                call = self._stub.TranscribeAudioIncremental(upload, **options)
+                return _blame_file(upload, lambda: read_updates(call, tell, on_progress))
+
+        return self._call(attempt)
+
+    def _call(self, attempt: Callable[[dict[str, Any]], Response]) -> Response:
+        return with_retries(
+            lambda timeout_s: attempt({"timeout": timeout_s, "metadata": self._metadata}),
+            self._retry,
+            self._timeout_s,
+            self._closed,
+        )
 
 
-def channel_options(max_message_bytes: int, retry: RetryPolicy) -> list[tuple[str, int | str]]:
-    """The channel's limits and its retries, as a gRPC service config."""
-    options: list[tuple[str, int | str]] = [
-        ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.max_receive_message_length", max_message_bytes),
-    ]
-    if retry.max_attempts < 2:
-        return [*options, ("grpc.enable_retries", 0)]
-    policy = {
-        "maxAttempts": retry.max_attempts,
-        "initialBackoff": f"{retry.initial_backoff_s}s",
-        "maxBackoff": f"{retry.max_backoff_s}s",
-        "backoffMultiplier": retry.backoff_multiplier,
-        "retryableStatusCodes": ["UNAVAILABLE"],
-    }
-    config = {"methodConfig": [{"name": [{"service": _SERVICE}], "retryPolicy": policy}]}
-    return [
-        *options,
-        ("grpc.service_config", json.dumps(config)),
-        # What does not fit in here is not sent again; gRPC's own 256 KiB would silently leave out most recordings.
-        ("grpc.per_rpc_retry_buffer_size", max_message_bytes),
-    ]
-
-
-def error_code(call: Any) -> str:
-    """The x-error-code among the trailers of a finished call, NO_ERROR_CODE where there is none."""
-    return str(dict(call.trailing_metadata() or ()).get(ERROR_CODE_TRAILER, NO_ERROR_CODE))
-
-
-def _wait(call: Any) -> transcription_pb2.TranscriptionResponse:
+def _blame_file(upload: Upload, answer: Callable[[], Response]) -> Response:
+    """What `answer` returns; a file that broke off is named as the cause, where gRPC says only that something did."""
     try:
-        response: transcription_pb2.TranscriptionResponse = call.result()
-    except BaseException:  # Ctrl+C too: the server must not go on working for nobody
-        call.cancel()
+        return answer()
+    except grpc.RpcError:
+        if upload.failure:
+            raise upload.failure from None
         raise
-    if not response.success:
-        raise TranscriptionRefusedError(error_code(call), response)
-    return response
+
+
+def _description(path: Path, audio_format: str | None, sample_rate: int) -> transcription_pb2.AudioChunk:
+    return transcription_pb2.AudioChunk(
+        filename=_name_of(path), format=_format_of(path, audio_format), sample_rate=sample_rate
+    )
+
+
+def _name_of(path: Path) -> str:
+    return path.name.encode("utf-8", "replace").decode("utf-8")  # a name on disk may be no text at all
 
 
 def _format_of(path: Path, audio_format: str | None) -> str:

@@ -8,16 +8,50 @@ from types import TracebackType
 from generated.v1.transcription_pb2 import AudioChunk
 
 
-class Upload:
-    """An iterator of messages over one open file; a context manager that closes it, whoever is still reading."""
+class Source:
+    """A file to be streamed, as often as it takes."""
 
     def __init__(
         self,
         path: Path,
-        first: AudioChunk,
+        description: AudioChunk,
         chunk_bytes: int,
         on_sent: Callable[[int], object] = lambda sent_bytes: None,
     ) -> None:
+        """`description` is a first message without data; `on_sent` hears the size of each piece that has left.
+
+        Raises:
+            ValueError: `chunk_bytes` is less than 1.
+        """
+        if chunk_bytes < 1:
+            raise ValueError(f"chunk_bytes must be at least 1, not {chunk_bytes}")
+        self._path = path
+        self._description = description
+        self._chunk_bytes = chunk_bytes
+        self._on_sent = on_sent
+        self._sent_bytes = 0
+
+    def open(self) -> "Upload":
+        """Begins at the file's first byte; takes back from `on_sent` what an upload before this one reported.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        if self._sent_bytes:
+            self._report(-self._sent_bytes)
+        first = AudioChunk()
+        first.CopyFrom(self._description)
+        return Upload(self._path, first, self._chunk_bytes, self._report)
+
+    def _report(self, sent_bytes: int) -> None:
+        self._sent_bytes += sent_bytes
+        self._on_sent(sent_bytes)
+
+
+class Upload:
+    """An iterator of messages over one open file; a context manager that closes it, whoever is still reading."""
+
+    def __init__(self, path: Path, first: AudioChunk, chunk_bytes: int, on_sent: Callable[[int], object]) -> None:
         """`first` carries the description; `on_sent` hears the size of a piece once the next one is asked for.
 
         Raises:
@@ -45,23 +79,23 @@ class Upload:
 
     def __next__(self) -> AudioChunk:
         """The next message; the first one comes even of an empty file."""
-        if self._unreported_bytes:
-            self._on_sent(self._unreported_bytes)
-        data = self._read()
-        self._unreported_bytes = len(data)
+        with self._lock:
+            if self._file.closed:  # the call has ended before the file: nothing is read or reported any more
+                raise StopIteration
+            if self._unreported_bytes:
+                self._on_sent(self._unreported_bytes)
+            data = self._read()
+            self._unreported_bytes = len(data)
         message, self._first = self._first or AudioChunk(), None
         message.chunk_data = data
         return message
 
     def _read(self) -> bytes:
-        with self._lock:
-            if self._file.closed:  # the call has ended before the file
-                raise StopIteration
-            try:
-                data = self._file.read(self._chunk_bytes)
-            except OSError as error:
-                self.failure = error
-                raise
+        try:
+            data = self._file.read(self._chunk_bytes)
+        except OSError as error:
+            self.failure = error
+            raise
         if not data and self._first is None:
             raise StopIteration
         return data

@@ -1,62 +1,32 @@
-"""The client library and command line against a real server whose model is a fake."""
+"""The client library and its calls against a real server whose model is a fake."""
 
 import _thread
 import math
-import os
-import signal
-import subprocess
 import sys
 import threading
-import wave
-import zlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 
-from api.grpc.client import RetryPolicy, TranscriptionClient, TranscriptionRefusedError, channel_options
-from api.grpc.client_cli import main
+from api.grpc.client import RetryPolicy, TranscriptionClient, TranscriptionRefusedError
+from api.grpc.client_answer import IncompleteAnswerError
 from api.grpc.server import TranscriptionServer
-from generated.v1 import transcription_pb2_grpc
-from ml.audio.splitting import Chunk
-from resources.config import Settings, load_settings
-from services.transcription.base_service import TranscriptionServiceBase
+from generated.v1 import transcription_pb2
+from tests.integration.client_server import (
+    NOBODY,
+    PATIENCE_S,
+    FakeService,
+    expected_text,
+    listening,
+    write_wav,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
 NO_RETRIES = RetryPolicy(max_attempts=1)
-NOBODY = "127.0.0.1:1"
-PATIENCE_S = 30
-
-
-class FakeService(TranscriptionServiceBase, transcription_pb2_grpc.TranscriptionServiceServicer):
-    """ "Recognises" a chunk as its length and checksum, so that a single lost or moved byte shows in the text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.may_start = threading.Event()
-        self.may_answer = threading.Event()
-        self.asked = threading.Event()
-        self.saw_cancellation = threading.Event()
-        self.may_start.set()
-        self.may_answer.set()
-
-    def start(self, settings: Settings) -> None:
-        super().start(settings)
-        assert self.may_start.wait(PATIENCE_S)
-
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
-        self.asked.set()
-        while not self.may_answer.wait(0.01):
-            if cancelled.is_set():
-                self.saw_cancellation.set()
-                return
-        for chunk in chunks:
-            yield f"{len(chunk.waveform)}:{zlib.crc32(chunk.waveform.tobytes()):08x}"
-
-    def get_version(self) -> str:
-        return "fake"
+QUICK = RetryPolicy(max_attempts=3, initial_backoff_s=0.01)
 
 
 @pytest.fixture
@@ -67,10 +37,8 @@ def service() -> FakeService:
 @pytest.fixture
 def server(service: FakeService) -> Iterator[TranscriptionServer]:
     """Listens, but is not started yet."""
-    server = TranscriptionServer(service, load_settings(server_host="127.0.0.1", server_port=0, shutdown_grace_s=0))
-    yield server
-    service.may_start.set()
-    server.stop()
+    with listening(service) as server:
+        yield server
 
 
 @pytest.fixture
@@ -81,24 +49,8 @@ def address(server: TranscriptionServer) -> str:
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """Three seconds of quiet noise: 96,044 bytes."""
+    """Three seconds of a hum: 96,044 bytes."""
     return write_wav(tmp_path / "запись.wav", seconds=3)
-
-
-def write_wav(path: Path, seconds: int) -> Path:
-    samples = np.random.default_rng(7).integers(-500, 500, 16_000 * seconds).astype("<i2")
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes(samples.tobytes())
-    return path
-
-
-def expected_text(recording: Path) -> str:
-    with wave.open(str(recording), "rb") as file:
-        waveform = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
-    return f"{len(waveform)}:{zlib.crc32(waveform.tobytes()):08x}"
 
 
 def test_unary_call_returns_the_transcript_and_its_figures(address: str, recording: Path) -> None:
@@ -229,80 +181,192 @@ def test_pieces_of_no_bytes_are_refused_before_any_call(recording: Path) -> None
         client.transcribe_stream(recording, chunk_bytes=0)
 
 
-def test_retry_buffer_holds_the_largest_message() -> None:
-    options = dict(channel_options(max_message_bytes=12_345, retry=RetryPolicy()))
-    assert options["grpc.per_rpc_retry_buffer_size"] >= options["grpc.max_send_message_length"]
+class Overloaded(FakeService):
+    """Has too much to do for the first few calls, which it finds only after it has let them in."""
+
+    def __init__(self, refusals: int) -> None:
+        super().__init__()
+        self.refusals = refusals
+        self.asked_at_s: list[float] = []
+
+    def queued_audio_s(self) -> float:
+        self.asked_at_s.append(time.monotonic())
+        return math.inf if len(self.asked_at_s) <= self.refusals else 0.0
 
 
-@pytest.mark.parametrize("flags", [[], ["--stream"], ["--stream", "--chunk-bytes", "1000"]])
-def test_command_prints_the_transcript_alone_on_stdout(
-    address: str, recording: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+METHODS = ["transcribe", "transcribe_stream", "transcribe_incremental"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_overloaded_server_is_asked_again_when_it_wants_to_be_however_large_the_file(
+    tmp_path: Path, method: str
 ) -> None:
-    assert main([str(recording), "--address", address, *flags]) == 0
-    printed = capsys.readouterr()
-    assert printed.out == expected_text(recording) + "\n"
-    labels = [line.split(":")[0] for line in printed.err.splitlines()]  # no progress bar: stderr is not a terminal
-    assert labels == ["Время обработки", "Длительность аудио", "Скорость", "Слов"]
-    assert "Длительность аудио: 3.00 сек" in printed.err
+    recording = write_wav(tmp_path / "large.wav", seconds=25)  # 800 kB
+    service, sent = Overloaded(refusals=1), [0]
+    options: dict[str, Any] = {} if method == "transcribe" else {"on_sent": sent.append}
+    with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}", retry=QUICK) as client:
+        server.start()
+        response = getattr(client, method)(recording, **options)
+    assert response.transcript == expected_text(recording)
+    first, second = service.asked_at_s
+    assert second - first >= 1.0  # the server's pushback; QUICK itself would have waited for 0.01 s
+    assert sum(sent) == (0 if method == "transcribe" else recording.stat().st_size)
 
 
-@pytest.mark.parametrize("flags", [[], ["--stream"]])
-def test_command_ends_with_1_and_the_code_when_the_content_is_refused(
-    address: str, tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_attempts_end_with_the_last_refusal(recording: Path) -> None:
+    service = Overloaded(refusals=99)
+    policy = RetryPolicy(max_attempts=2)
+    with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}", retry=policy) as client:
+        server.start()
+        with pytest.raises(grpc.RpcError) as failure:
+            client.transcribe(recording)
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE and len(service.asked_at_s) == 2
+
+
+def test_nobody_waits_for_an_attempt_that_the_timeout_does_not_allow(recording: Path) -> None:
+    service = Overloaded(refusals=99)
+    with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}", timeout_s=0.9) as client:
+        server.start()
+        started_s = time.monotonic()
+        with pytest.raises(grpc.RpcError) as failure:
+            client.transcribe(recording)
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE and len(service.asked_at_s) == 1
+    assert time.monotonic() - started_s < 0.9
+
+
+def test_closing_the_client_ends_the_wait_for_another_attempt(recording: Path) -> None:
+    policy = RetryPolicy(initial_backoff_s=PATIENCE_S, max_backoff_s=PATIENCE_S)
+    client = TranscriptionClient(NOBODY, retry=policy)
+    threading.Timer(0.5, client.close).start()
+    started_s = time.monotonic()
+    with pytest.raises(grpc.RpcError):
+        client.transcribe(recording)
+    assert time.monotonic() - started_s < PATIENCE_S / 2
+
+
+class PushingBack(FakeService):
+    """Is never available, and says in its own way when it will be."""
+
+    def __init__(self, pushback: str) -> None:
+        super().__init__()
+        self._pushback = pushback
+        self.calls = 0
+
+    def TranscribeAudio(self, request: Any, context: grpc.ServicerContext) -> transcription_pb2.TranscriptionResponse:
+        self.calls += 1
+        context.set_trailing_metadata((("grpc-retry-pushback-ms", self._pushback),))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "не сейчас")
+        raise AssertionError("abort raises")
+
+
+@pytest.mark.parametrize(("pushback", "calls"), [("0", 3), ("-1", 1), ("soon", 1)])
+def test_server_that_wants_no_further_attempt_gets_none(recording: Path, pushback: str, calls: int) -> None:
+    service = PushingBack(pushback)
+    with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}", retry=QUICK) as client:
+        server.start()
+        with pytest.raises(grpc.RpcError):
+            client.transcribe(recording)
+    assert service.calls == calls
+
+
+class Updates:
+    """Hears what transcribe_incremental tells."""
+
+    def __init__(self) -> None:
+        self.segments: list[transcription_pb2.Segment] = []
+        self.done_s: list[float] = []
+
+    def follow(self, client: TranscriptionClient, recording: Path) -> transcription_pb2.TranscriptionResponse:
+        return client.transcribe_incremental(
+            recording,
+            on_segment=self.segments.append,
+            on_progress=lambda progress: self.done_s.append(progress.done_s),
+        )
+
+
+def test_incremental_call_tells_every_segment_and_ends_as_the_unary_call_does(tmp_path: Path) -> None:
+    recording, updates = write_wav(tmp_path / "a.wav", seconds=8), Updates()
+    with (
+        listening(FakeService(), model_chunk_duration=3) as server,
+        TranscriptionClient(f"127.0.0.1:{server.port}") as client,
+    ):
+        server.start()
+        response = updates.follow(client, recording)
+        assert response.transcript == client.transcribe(recording).transcript
+    assert len(updates.segments) > 1 and updates.segments == list(response.segments)
+    assert updates.done_s[-1] == response.audio_duration == pytest.approx(8)
+
+
+class BreakingOff(FakeService):
+    """Breaks off its first incremental answer after one segment."""
+
+    calls = 0
+
+    def TranscribeAudioIncremental(self, request_iterator: Any, context: Any) -> Iterator[Any]:
+        self.calls += 1
+        for update in super().TranscribeAudioIncremental(request_iterator, context):
+            yield update
+            if self.calls == 1 and update.HasField("segment"):
+                context.abort(grpc.StatusCode.UNAVAILABLE, "сервер уходит")
+
+
+def test_each_segment_is_told_once_though_the_call_is_made_again(tmp_path: Path) -> None:
+    recording, service, updates = write_wav(tmp_path / "a.wav", seconds=8), BreakingOff(), Updates()
+    with (
+        listening(service, model_chunk_duration=3) as server,
+        TranscriptionClient(f"127.0.0.1:{server.port}", retry=QUICK) as client,
+    ):
+        server.start()
+        response = updates.follow(client, recording)
+    assert service.calls == 2 and updates.segments == list(response.segments)
+
+
+class WithoutUpdates(FakeService):
+    """Overrides the incremental call with one that it does not support."""
+
+    calls = 0
+
+    def TranscribeAudioIncremental(self, request_iterator: Any, context: Any) -> Iterator[Any]:
+        self.calls += 1
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "не умею")
+        yield
+
+
+def test_server_without_the_incremental_call_is_asked_for_the_whole_and_once_only(recording: Path) -> None:
+    service, sent = WithoutUpdates(), [0]
+    with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}") as client:
+        server.start()
+        for _ in range(2):
+            response = client.transcribe_incremental(recording, on_sent=sent.append)
+            assert response.transcript == expected_text(recording)
+    assert service.calls == 1 and sum(sent) == 2 * recording.stat().st_size
+
+
+class EndingEarly(FakeService):
+    """Ends well without a response, which the contract does not allow."""
+
+    def TranscribeAudioIncremental(self, request_iterator: Any, context: Any) -> Iterator[Any]:
+        return iter(())
+
+
+def test_answer_without_an_end_is_an_error(recording: Path) -> None:
+    with listening(EndingEarly()) as server, TranscriptionClient(f"127.0.0.1:{server.port}") as client:
+        server.start()
+        with pytest.raises(IncompleteAnswerError):
+            client.transcribe_incremental(recording)
+
+
+def test_incremental_call_is_refused_in_band_with_its_code(address: str, tmp_path: Path) -> None:
     noise = tmp_path / "noise.mp3"
     noise.write_bytes(b"not audio at all" * 100)
-    assert main([str(noise), "--address", address, *flags]) == 1
-    printed = capsys.readouterr()
-    assert printed.out == "" and "[UNDECODABLE_AUDIO]" in printed.err and printed.err.count("\n") == 1
+    with TranscriptionClient(address) as client, pytest.raises(TranscriptionRefusedError) as refusal:
+        client.transcribe_incremental(noise)
+    assert refusal.value.code == "UNDECODABLE_AUDIO"
 
 
-@pytest.mark.parametrize("flags", [[], ["--stream"]])
-def test_command_ends_with_2_and_one_line_when_nobody_answers(
-    recording: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([str(recording), "--address", NOBODY, *flags]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.count("\n") == 1
-    assert NOBODY in printed.err and "python start.py" in printed.err and "UNAVAILABLE" in printed.err
-
-
-def test_command_names_the_timeout(
-    address: str, service: FakeService, recording: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    service.may_answer.clear()
-    assert main([str(recording), "--address", address, "--timeout", "0.5"]) == 2
-    assert "--timeout" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("flags", [[], ["--stream"]])
-@pytest.mark.parametrize(("name", "complaint"), [("nowhere.mp3", "Файл не найден"), ("", "Не удалось прочитать")])
-def test_command_ends_with_2_and_one_line_when_there_is_no_such_file(
-    tmp_path: Path, name: str, complaint: str, flags: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([str(tmp_path / name), "--address", NOBODY, *flags]) == 2
-    printed = capsys.readouterr()
-    assert complaint in printed.err and printed.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("bad", [["--chunk-bytes", "0"], ["--timeout", "-1"], ["--timeout", "nan"]])
-def test_command_refuses_values_that_make_no_sense(bad: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["audio.mp3", *bad])
-    assert end.value.code == 2 and "больше нуля" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to a single process there")
-@pytest.mark.parametrize("flags", [[], ["--stream"]])
-def test_ctrl_c_cancels_the_call_and_ends_with_130(
-    address: str, service: FakeService, recording: Path, flags: list[str]
-) -> None:
-    service.may_answer.clear()
-    command = [sys.executable, "-m", "api.grpc.client", str(recording), "--address", address, *flags]
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-    client = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert service.asked.wait(PATIENCE_S)
-    client.send_signal(signal.SIGINT)
-    out, err = client.communicate(timeout=PATIENCE_S)
-    assert (client.returncode, out, err.decode()) == (130, b"", "⏹ Прервано\n")
-    assert service.saw_cancellation.wait(PATIENCE_S)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes for a name")
+def test_file_whose_name_is_no_text_is_sent_all_the_same(address: str, recording: Path) -> None:
+    odd = recording.rename(recording.with_name("\udcff\udcfe.wav"))
+    with TranscriptionClient(address) as client:
+        for method in METHODS:
+            assert getattr(client, method)(odd).transcript == expected_text(odd)

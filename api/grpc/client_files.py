@@ -1,0 +1,113 @@
+"""Finds the recordings that are meant by files and folders, and decides where each one's output goes."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+RECORDING_ENDINGS = frozenset({".mp3", ".wav", ".m4a", ".flac", ".ogg", ".aac"})
+_SEPARATORS = ("/", os.sep)
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done. The message is one line for whoever asked."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recording and the file its output goes to; None means standard output."""
+
+    recording: Path
+    output: Path | None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is an output no older than the recording; outputs are only ever put in place complete."""
+        if self.output is None or not self.output.is_file():
+            return False
+        try:
+            return self.output.stat().st_mtime_ns >= self.recording.stat().st_mtime_ns
+        except FileNotFoundError:
+            return False
+
+
+def plan(arguments: list[Path], output: str | None, ending: str) -> list[Job]:
+    """The jobs for all recordings in `arguments`: files as they are, folders with all that is in and below them.
+
+    `output` is a file for a single file, unless it is a folder or ends as one ("out/"); else it is a folder. There the
+    names are those of the recordings with `ending` instead of their own; the folders below an argument are kept.
+
+    Raises:
+        UsageError: there is nothing to do, two outputs would be one file, or one would be a recording.
+        OSError: a folder cannot be read.
+    """
+    places = _distinct(place for argument in arguments for place in _recordings(argument))
+    if not places:
+        raise UsageError("В папке нет записей: ни одного файла MP3, WAV, M4A, FLAC, OGG или AAC")
+    if output is None:
+        return [Job(path, None) for path, _ in places]
+    target = Path(output)
+    if len(arguments) == 1 and not arguments[0].is_dir() and not target.is_dir() and not output.endswith(_SEPARATORS):
+        jobs = [Job(arguments[0], target)]
+    elif target.exists() and not target.is_dir():
+        raise UsageError(f"Записей может быть несколько, а {target} - файл: укажите папку (-o)")
+    else:
+        jobs = [Job(path, target / name) for (path, _), name in zip(places, _names(places, ending), strict=True)]
+    _check(jobs)
+    return jobs
+
+
+def _recordings(argument: Path) -> list[tuple[Path, Path]]:
+    """Each recording with its place below the argument. A file named by itself is one, whatever its ending."""
+    if not argument.is_dir():
+        return [(argument, Path(argument.name))]
+    found = []
+    for folder, folders, names in os.walk(argument, onerror=_raise):
+        folders.sort()
+        for name in sorted(names):
+            if Path(name).suffix.lower() in RECORDING_ENDINGS and not name.startswith("."):
+                path = Path(folder, name)
+                found.append((path, path.relative_to(argument)))
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _distinct(places: Iterable[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+    """Each recording once, though it be named twice."""
+    found: dict[Path, tuple[Path, Path]] = {}
+    for path, place in places:
+        found.setdefault(path.resolve(), (path, place))
+    return list(found.values())
+
+
+def _names(places: list[tuple[Path, Path]], ending: str) -> list[Path]:
+    """`interview.srt`, but `interview.mp3.srt` and `interview.wav.srt` where there are both."""
+    short = [place.with_suffix(ending) for _, place in places]
+    counts = Counter(_key(name) for name in short)
+    return [
+        name if counts[_key(name)] == 1 else place.with_name(place.name + ending)
+        for name, (_, place) in zip(short, places, strict=True)
+    ]
+
+
+def _check(jobs: list[Job]) -> None:
+    recordings = {job.recording.resolve() for job in jobs}
+    taken: dict[str, Path] = {}
+    for job in jobs:
+        assert job.output is not None
+        if job.output.resolve() in recordings:
+            raise UsageError(f"Вывод затёр бы запись {job.output}: задайте другой -o")
+        other = taken.setdefault(_key(job.output), job.recording)
+        if other is not job.recording:
+            raise UsageError(
+                f"Записи {other} и {job.recording} попали бы в один файл {job.output}: отправьте их порознь"
+            )
+
+
+def _key(path: Path) -> str:
+    """Equal for names that some systems hold for the same."""
+    return str(path).casefold()
