@@ -1,4 +1,4 @@
-"""The thread pool calls run on, which knows how many of them wait for a thread."""
+"""The thread pool calls run on, which knows how many of them wait and how many are not done."""
 
 import threading
 from collections.abc import Callable
@@ -7,31 +7,42 @@ from typing import Any
 
 
 class CountingPool(ThreadPoolExecutor):
-    """A ThreadPoolExecutor with a count of what was submitted and has not begun."""
+    """A ThreadPoolExecutor with a count of what was submitted and has not begun, and of what has not ended."""
 
     def __init__(self, workers: int) -> None:
         super().__init__(workers, thread_name_prefix="rpc")
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._waiting = 0
+        self._unfinished = 0
 
     @property
     def waiting(self) -> int:
         """Calls that wait for a thread."""
         return self._waiting
 
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """Waits until every call has ended; whether that was in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._unfinished == 0, timeout_s)
+
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         """See ThreadPoolExecutor."""
-        self._count(1)
+        self._count(waiting=1, unfinished=1)
         try:
             return super().submit(self._run, fn, *args, **kwargs)
         except RuntimeError:  # shut down
-            self._count(-1)
+            self._count(waiting=-1, unfinished=-1)
             raise
 
     def _run(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._count(-1)
-        return fn(*args, **kwargs)
+        self._count(waiting=-1)
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            self._count(unfinished=-1)
 
-    def _count(self, change: int) -> None:
-        with self._lock:
-            self._waiting += change
+    def _count(self, waiting: int = 0, unfinished: int = 0) -> None:
+        with self._changed:
+            self._waiting += waiting
+            self._unfinished += unfinished
+            self._changed.notify_all()

@@ -24,6 +24,7 @@ _log = logging.getLogger("TranscriptionServer")
 
 SERVICE_NAME = transcription_pb2.DESCRIPTOR.services_by_name["TranscriptionService"].full_name
 FAILURE_GRACE_S = 2.0  # for the answers of calls under way when the implementation has broken down
+LAST_ANSWERS_S = 1.0  # for answers on their way out; whoever watches the health of a stopping server stays that long
 LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -46,12 +47,12 @@ class TranscriptionServer:
         self._service = service
         self._settings = settings
         self.metrics = Metrics(service.figures)
-        pool = CountingPool(settings.server_max_workers)
+        self._pool = CountingPool(settings.server_max_workers)
         tokens = TokenCheck(settings.auth_token_hashes)
-        self._gate = Gate(SERVICE_NAME, pool, settings.server_max_waiting, tokens, self.metrics)
+        self._gate = Gate(SERVICE_NAME, self._pool, settings.server_max_waiting, tokens, self.metrics)
         self._health = _health_servicer()
         self._set_health(_NOT_SERVING)
-        self._server = grpc.server(pool, interceptors=[self._gate], options=_options(settings))
+        self._server = grpc.server(self._pool, interceptors=[self._gate], options=_options(settings))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         transcription_pb2_grpc.add_TranscriptionServiceServicer_to_server(service, self._server)
         if settings.server_reflection:
@@ -99,7 +100,9 @@ class TranscriptionServer:
         self._gate.is_open = False
         self._health.enter_graceful_shutdown()
         self.metrics.serving.set(0)
-        self._server.stop(self._settings.shutdown_grace_s).wait()
+        # The port stays open meanwhile, and new calls are told to come back; once it closes, grpc cancels them instead.
+        in_time = self._pool.wait_until_idle(self._settings.shutdown_grace_s)
+        self._server.stop(LAST_ANSWERS_S if in_time else 0).wait()
         self._service.stop()
         self._gate.close()
         self._stop_metrics()
