@@ -3,9 +3,10 @@
 import os
 import subprocess
 import sys
+import threading
 
 from api.grpc.server import TranscriptionServer
-from resources.config import PROJECT_ROOT
+from resources.config import PROJECT_ROOT, Settings
 from tests.conftest import FakeService, settings_for_tests
 from tests.ports import free_port
 from tests.unit.test_deploy import health_check
@@ -20,14 +21,31 @@ def exit_code(port: int) -> int:
     return subprocess.run(command, env=environment, cwd=PROJECT_ROOT, capture_output=True, timeout=60).returncode
 
 
+class SlowToStart(FakeService):
+    """Takes as long to start as the test wants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_start = threading.Event()
+
+    def start(self, settings: Settings) -> None:
+        super().start(settings)
+        assert self.may_start.wait(120)
+
+
 def test_container_is_healthy_exactly_while_the_server_is_serving() -> None:
-    server = TranscriptionServer(FakeService(), settings_for_tests(auth_token_hashes="0" * 64))
+    service = SlowToStart()
+    server = TranscriptionServer(service, settings_for_tests(auth_token_hashes="0" * 64))
+    thread = threading.Thread(target=server.start)
+    thread.start()
     try:
-        server.start()
-        assert exit_code(server.port) == 0
-        server.fail()
         assert exit_code(server.port) == 1
+        service.may_start.set()
+        thread.join()
+        assert exit_code(server.port) == 0
     finally:
+        service.may_start.set()
+        thread.join()
         server.stop()
 
 
