@@ -59,12 +59,12 @@ def plan(arguments: list[Path], output: str | None, ending: str) -> list[Job]:
 
 
 def _recordings(argument: Path) -> list[tuple[Path, Path]]:
-    """Each recording with its place below the argument. A file named by itself is one, whatever its ending."""
+    """Each recording with its place below the argument; nothing hidden. A file named by itself is one in any case."""
     if not argument.is_dir():
         return [(argument, Path(argument.name))]
     found = []
     for folder, folders, names in os.walk(argument, onerror=_raise):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if Path(name).suffix.lower() in RECORDING_ENDINGS and not name.startswith("."):
                 path = Path(folder, name)

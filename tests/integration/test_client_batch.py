@@ -53,7 +53,7 @@ def address(service: Crowded) -> Iterator[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three recordings, two of them deeper, one that is none, and two files that are not meant."""
+    """Three recordings, two of them deeper, one that is none, and three files that are not meant."""
     folder = tmp_path / "записи"
     (folder / "глубже").mkdir(parents=True)
     write_wav(folder / "a.wav", seconds=1)
@@ -62,6 +62,8 @@ def folder(tmp_path: Path) -> Path:
     (folder / "broken.mp3").write_bytes(b"not audio at all" * 100)
     (folder / "notes.txt").write_text("не запись")
     (folder / "глубже" / "._c.wav").write_bytes(b"what some systems leave beside a file")
+    (folder / ".корзина").mkdir()
+    write_wav(folder / ".корзина" / "d.wav", seconds=1)
     return folder
 
 
