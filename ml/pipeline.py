@@ -4,35 +4,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
-from typing import BinaryIO, Protocol, TypeVar
-
-import numpy as np
-import numpy.typing as npt
+from typing import BinaryIO, TypeVar
 
 from ml.audio.decoding import AudioDecoder, Decoding
 from ml.audio.presence import may_hold_speech
 from ml.audio.splitting import Chunk, PauseSplitter
-from ml.errors import DecodingCancelledError, EngineStoppedError
+from ml.loops import LoopGuard
+from ml.recognise import Recognise, Waveform
 from ml.transcript import Segment, StageTimes, Status, Transcript
 
-CANCEL_POLL_S = 0.05  # how soon a cancellation is noticed while a chunk is being recognised
-
 T = TypeVar("T")
-Waveform = npt.NDArray[np.float32]
-Recognise = Callable[[Iterator[Chunk], threading.Event], Iterator[str]]
-"""Chunks in, their texts out, in the same order and one for each; ends early when the event is set."""
 OnSegment = Callable[[Segment], None]
-
-
-class Engine(Protocol):
-    """Whatever recognises single chunks in its own time."""
-
-    def submit(self, waveform: Waveform, owner: object) -> "Future[str]":
-        """Queues a waveform (N,) of at most 30 s of the recording `owner`; waits while that has too many waiting."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +26,7 @@ class Pipeline:
     decoder: AudioDecoder
     chunk_duration_s: float
     recognise: Recognise
+    recognise_again: Recognise  # another way of asking, for chunks whose answer is unsound
 
     def transcribe(
         self,
@@ -64,7 +49,7 @@ class Pipeline:
 
     def run(self, decoding: Decoding, cancelled: threading.Event, on_segment: OnSegment) -> Transcript:
         """Transcribes what comes out of a decoding that has been started."""
-        run = _Run(self.chunk_duration_s)
+        run = _Run(self.chunk_duration_s, LoopGuard(self.recognise, self.recognise_again), cancelled)
         segments = []
         for text in chain(run.timed(self.recognise(run.chunks(decoding), cancelled)), [None]):
             for segment in run.segments(text):
@@ -76,9 +61,11 @@ class Pipeline:
 class _Run:
     """Keeps the books of one recording: where the chunks are that have no text yet, and where the time goes."""
 
-    def __init__(self, chunk_duration_s: float) -> None:
+    def __init__(self, chunk_duration_s: float, guard: LoopGuard, cancelled: threading.Event) -> None:
         self._splitter = PauseSplitter(chunk_duration_s)
-        self._pending: deque[Segment] = deque()  # those under way, still without their texts
+        self._guard = guard
+        self._cancelled = cancelled
+        self._pending: deque[tuple[Chunk, bool]] = deque()  # under way, still without texts; whether it may hold speech
         self._decode_s = self._split_s = self._all_s = 0.0
 
     def chunks(self, blocks: Iterable[Waveform]) -> Iterator[Chunk]:
@@ -93,8 +80,7 @@ class _Run:
             self._split_s += time.perf_counter() - decoded_s
             for chunk in chunks:
                 speech = may_hold_speech(chunk.waveform)
-                status = Status.TRANSCRIBED if speech else Status.SILENCE
-                self._pending.append(Segment(chunk.start_s, chunk.end_s, "", status))
+                self._pending.append((chunk, speech))
                 if speech:
                     yield chunk
             if block is None:
@@ -112,43 +98,14 @@ class _Run:
 
     def segments(self, text: str | None) -> Iterator[Segment]:
         """The silences up to the next chunk, and that with its text; None for the text says that there is none left."""
-        while self._pending and self._pending[0].status is Status.SILENCE:
-            yield self._pending.popleft()
+        while self._pending and not self._pending[0][1]:
+            silence, _ = self._pending.popleft()
+            yield Segment(silence.start_s, silence.end_s, "", Status.SILENCE)
         if text is not None:
-            yield replace(self._pending.popleft(), text=text.strip())
+            chunk, _ = self._pending.popleft()
+            sound, status = self._guard.sound(chunk, text.strip(), self._cancelled)
+            yield Segment(chunk.start_s, chunk.end_s, sound, status)
 
     def stages(self) -> StageTimes:
         """Where the time went; decoding and splitting run inside the recogniser's wait for chunks."""
         return StageTimes(self._decode_s, self._split_s, self._all_s - self._decode_s - self._split_s)
-
-
-def recognise_with(engine: Engine, window: int) -> Recognise:
-    """A recogniser that keeps up to `window` chunks of a recording in the engine at once."""
-
-    def recognise(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
-        pending: deque[Future[str]] = deque()
-        owner = object()  # recordings take turns in the engine
-        try:
-            for chunk in chunks:
-                pending.append(engine.submit(chunk.waveform, owner))
-                while pending and (len(pending) >= window or pending[0].done()):
-                    yield _wait(pending.popleft(), cancelled)
-            while pending:
-                yield _wait(pending.popleft(), cancelled)
-        finally:
-            for future in pending:
-                future.cancel()
-
-    return recognise
-
-
-def _wait(future: "Future[str]", cancelled: threading.Event) -> str:
-    while True:
-        try:
-            return future.result(timeout=CANCEL_POLL_S)
-        except FutureTimeoutError:
-            if cancelled.is_set():
-                future.cancel()
-                raise DecodingCancelledError("Запрос отменён") from None
-        except CancelledError:
-            raise EngineStoppedError("Распознавание остановлено: повторите запрос позже.") from None

@@ -63,13 +63,15 @@ def open_pipeline(
     # Here, because torch and transformers take seconds to import and `--help` needs neither.
     from ml.audio.decoding import AudioDecoder, find_ffmpeg
     from ml.borealis.loading import ModelOptions, load_engine
-    from ml.pipeline import recognise_with
+    from ml.recognise import recognise_with
 
     decoder = AudioDecoder(find_ffmpeg(None), MAX_DURATION_S, timeout_s=MAX_DURATION_S)
     say(f"⏳ Загрузка модели {model}")
     engine = load_engine(ModelOptions(name=model, cache_dir=CACHE_DIR, device=device, batch_size=batch_size))
     try:
-        yield Pipeline(decoder, chunk_duration_s, recognise_with(engine, window=2 * batch_size))
+        window = 2 * batch_size
+        recognise, sample = recognise_with(engine, window), recognise_with(engine, window, sampled=True)
+        yield Pipeline(decoder, chunk_duration_s, recognise, sample)
     finally:
         engine.close()
 

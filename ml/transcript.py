@@ -9,6 +9,8 @@ class Status(Enum):
 
     TRANSCRIBED = "TRANSCRIBED"
     SILENCE = "SILENCE"  # nothing but silence or steady noise: the model was not asked
+    RETRIED = "RETRIED"  # the first answer repeated itself; this is a later one
+    FLAGGED = "FLAGGED"  # every answer repeated itself; this is one cut at its first repetition
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from ml.benchmarks.sizes import Sizes
 from ml.benchmarks.strategies import Bare, Reference, Shared, Strategy
 from ml.borealis.model import BorealisModel
 from ml.errors import DecodingCancelledError
-from ml.pipeline import Pipeline, Recognise
+from ml.pipeline import Pipeline
+from ml.recognise import Recognise
 
 CHUNK_DURATION_S = 30.0  # the service's default
 
@@ -117,7 +118,7 @@ class Bench:
         return Run(answers, usage, counted, plain, best)
 
     def _pipeline(self, recognise: Recognise) -> Pipeline:
-        return Pipeline(self.decoder, CHUNK_DURATION_S, recognise)
+        return Pipeline(self.decoder, CHUNK_DURATION_S, recognise, recognise)
 
     def _floor(self) -> Floor:
         return measure(self.model, self.slots, self.sizes.floor_repeats)

@@ -16,7 +16,7 @@ from ml.borealis.batching import ChunkModel
 from ml.borealis.engine import Engine
 from ml.borealis.features import N_MELS, SAMPLE_RATE
 from ml.borealis.model import BorealisModel
-from ml.pipeline import Recognise, recognise_with
+from ml.recognise import Recognise, recognise_with
 
 REFERENCE_BATCH = 32  # chunks
 

@@ -28,6 +28,7 @@ class ChunkModel(Protocol):
     device: torch.device
     eos_id: int
     max_new_tokens: int
+    samples: bool  # whether its options say so
 
     def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, N) on the device to audio embeddings (B, 375, H)."""
@@ -45,6 +46,7 @@ class Job:
 
     waveform: Waveform
     submitted_s: float
+    sampled: bool = False  # rather than decoded greedily
     future: "Future[str]" = field(default_factory=Future)
 
     @property
@@ -174,7 +176,7 @@ class Batcher:
     def _seat(self, jobs: list[Job], staged: Staged) -> None:
         started_s = time.perf_counter()
         audio = staged.settle()
-        self._slots.seat(jobs, audio, [job.seed for job in jobs])
+        self._slots.seat(jobs, audio, [job.seed if job.sampled else None for job in jobs])
         self.work.prefill_s += time.perf_counter() - started_s
 
     def _step(self) -> None:

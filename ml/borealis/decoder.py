@@ -1,5 +1,6 @@
 """The language model over slots of one preallocated key-value cache: prefill a slot, step all slots."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,10 +76,10 @@ class SlotDecoder:
         return 2 * self.keys.numel() * self.keys.element_size()
 
     @torch.inference_mode()
-    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: Sequence[int | None]) -> torch.Tensor:
         """Seats the chunks whose embeddings are `audio` (b, 375, H) in the slots `rows`; their first tokens (b,).
 
-        `seeds` are the chunks' own, one each, for sampling.
+        `seeds` are the chunks' own, one each, for sampling; None chooses greedily.
         """
         index = self._rows.new_tensor(rows)  # (b,)
         x = torch.cat([audio, self._suffix.expand(len(audio), -1, -1)], dim=1)  # (b, T, H)

@@ -33,6 +33,7 @@ class Engine:
     def __init__(self, model: ChunkModel, slots: int = SLOTS, queue_capacity: int = QUEUE_CAPACITY) -> None:
         self._waiting: FairQueue[Job] = FairQueue(queue_capacity)
         self._batcher = Batcher(model, slots)
+        self._samples = model.samples
         self.work = self._batcher.work
         self._working_since_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="borealis-engine", daemon=False)
@@ -73,17 +74,17 @@ class Engine:
             **{f"engine_{name}": value for name, value in work.snapshot().items()},
         }
 
-    def submit(self, waveform: Waveform, owner: Hashable = None) -> "Future[str]":
+    def submit(self, waveform: Waveform, owner: Hashable = None, sampled: bool = False) -> "Future[str]":
         """Queues one chunk (N,) float32, 1 to 480,000 samples at 16 kHz, and returns its text to come.
 
-        `owner` is the recording it is of: owners take turns. Blocks while the owner's line is full. Cancelling the
-        future takes the chunk out of the queue or out of its slot. The future fails with RecognitionError if the
-        model fails over this chunk. Raises ValueError for anything but such a chunk and EngineStoppedError once the
-        engine is closed.
+        `owner` is the recording it is of: owners take turns. `sampled` draws the text as the model card does. Blocks
+        while the owner's line is full. Cancelling the future takes the chunk out of the queue or out of its slot. The
+        future fails with RecognitionError if the model fails over this chunk. Raises ValueError for anything but such
+        a chunk and EngineStoppedError once the engine is closed.
         """
         if waveform.dtype != np.float32 or waveform.ndim != 1 or not 0 < len(waveform) <= N_SAMPLES:
             raise ValueError(f"a chunk is 1 to {N_SAMPLES} float32 samples, got {waveform.dtype} {waveform.shape}")
-        job = Job(waveform, submitted_s=time.perf_counter())
+        job = Job(waveform, time.perf_counter(), sampled or self._samples)
         if not self._waiting.put(owner, job):
             raise EngineStoppedError(STOPPED)
         job.future.add_done_callback(self._evict(owner, job))

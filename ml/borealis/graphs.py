@@ -1,5 +1,7 @@
 """Replays decode steps as CUDA graphs, one for each bucket of rows and of key length."""
 
+from collections.abc import Sequence
+
 import torch
 
 from ml.borealis.decoder import SlotDecoder
@@ -25,12 +27,17 @@ class GraphedDecoder:
         self._device = decoder.tokens.device
         self._stream = torch.cuda.Stream(self._device)  # one for all: cuBLAS keeps a workspace for every stream
 
-    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: Sequence[int | None]) -> torch.Tensor:
         """See SlotDecoder; not captured, its shapes follow the group's size."""
         return self._decoder.prefill(rows, audio, seeds)
 
     def step(self, active: int, length: int) -> torch.Tensor:
-        """See SlotDecoder. The result's memory belongs to the graph: read it before the bucket's next step."""
+        """See SlotDecoder; not replayed while single slots are sampled.
+
+        The result's memory belongs to the graph: read it before the bucket's next step.
+        """
+        if self._decoder.picker.is_mixed:
+            return self._decoder.step(active, length)
         bucket = self._bucket(active, length)
         if bucket not in self._graphs:
             self._graphs[bucket] = self._capture(*bucket)

@@ -48,6 +48,7 @@ class BorealisModel:
         self.dtype: torch.dtype = network.dtype
         self.eos_id: int = tokenizer.eos_token_id
         self.max_new_tokens = options.max_new_tokens
+        self.samples = options.do_sample
         self.log_mel = LogMel(self.device)
         network.generation_config = _generation_config(options, tokenizer)
         self._prefix_ids = torch.tensor([prompt.prefix_ids], device=self.device)  # (1, P)

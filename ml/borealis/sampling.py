@@ -1,5 +1,7 @@
 """Picks the next token of every slot on the device: greedily, or as the model card samples."""
 
+from collections.abc import Sequence
+
 import torch
 
 from ml.borealis.options import GenerationOptions
@@ -16,15 +18,23 @@ class TokenPicker:
 
     def __init__(self, options: GenerationOptions, slots: int, device: torch.device) -> None:
         self._options = options
-        self._device = device
-        # One uniform number a slot and a token.
-        self._uniform = torch.zeros(slots, options.max_new_tokens, device=device) if options.do_sample else None
+        self._uniform = torch.zeros(slots, options.max_new_tokens, device=device)  # one number a slot and a token
+        self._sampled = torch.zeros(slots, dtype=torch.bool, device=device)
+        self._seeded = [False] * slots  # the same on the host
 
-    def seat(self, rows: list[int], seeds: list[int]) -> None:
-        """Draws the random numbers of the chunks that take the slots `rows`."""
-        if self._uniform is None:
-            return
+    @property
+    def is_mixed(self) -> bool:
+        """Whether single slots are sampled although the options are greedy."""
+        return not self._options.do_sample and any(self._seeded)
+
+    def seat(self, rows: list[int], seeds: Sequence[int | None]) -> None:
+        """Draws the random numbers of the chunks that take the slots `rows`; a seed of None is for greedy choice."""
         for row, seed in zip(rows, seeds, strict=True):
+            if self._seeded[row] or seed is not None:
+                self._sampled[row] = seed is not None
+            self._seeded[row] = seed is not None
+            if seed is None:
+                continue
             mixed = (seed + SEED_STRIDE * self._options.seed) % 2**32  # torch's generator takes no more bits
             generator = torch.Generator().manual_seed(mixed)
             drawn = torch.rand(self._options.max_new_tokens, generator=generator)
@@ -32,8 +42,14 @@ class TokenPicker:
 
     def pick(self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """The next tokens (n,) for `logits` (n, V) of the slots `rows` (n,) that have `counts` (n,) tokens so far."""
-        if self._uniform is None:
-            return logits.argmax(dim=-1)
+        if self._options.do_sample:
+            return self._sample(logits, rows, counts)
+        greedy = logits.argmax(dim=-1)
+        if not self.is_mixed:
+            return greedy
+        return torch.where(self._sampled[rows], self._sample(logits, rows, counts), greedy)
+
+    def _sample(self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         scaled = logits.float() / self._options.temperature
         top, tokens = scaled.topk(min(self._options.top_k, scaled.shape[-1]), dim=-1)  # (n, k), descending
         probabilities = top.softmax(dim=-1)

@@ -16,7 +16,7 @@ class Decoder(Protocol):
 
     prefill_length: int
 
-    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: Sequence[int | None]) -> torch.Tensor:
         """Seats chunks in `rows`; their first tokens."""
 
     def step(self, active: int, length: int) -> torch.Tensor:
@@ -56,10 +56,10 @@ class Slots(Generic[T]):
         """The seats taken."""
         return [seat for seat in self._seats if seat]
 
-    def seat(self, owners: Sequence[T], audio: torch.Tensor, seeds: Sequence[int]) -> None:
+    def seat(self, owners: Sequence[T], audio: torch.Tensor, seeds: Sequence[int | None]) -> None:
         """Seats `owners`, whose audio embeddings are `audio` (b, 375, H), in the lowest free slots."""
         rows = [row for row, seat in enumerate(self._seats) if seat is None][: len(owners)]
-        tokens = self._decoder.prefill(rows, audio, list(seeds))
+        tokens = self._decoder.prefill(rows, audio, seeds)
         seats = [Seat(row, owner, self._decoder.prefill_length) for row, owner in zip(rows, owners, strict=True)]
         self._readback.put(tokens, list(enumerate(seats)))
         for seat in seats:  # nothing may fail from here on: who is not seated is tried again

@@ -49,7 +49,7 @@ class TranscriptionServiceBase(ITranscriptionService):
         decoder = AudioDecoder(
             find_ffmpeg(settings.ffmpeg_binary), settings.audio_max_duration_s, settings.audio_decode_timeout_s
         )
-        pipeline = Pipeline(decoder, settings.model_chunk_duration, self.recognise)
+        pipeline = Pipeline(decoder, settings.model_chunk_duration, self.recognise, self.recognise_again)
         admission = Admission(settings.admission_max_bytes, settings.admission_max_queued_audio_s, self.queued_audio_s)
         self._transcriber = Transcriber(pipeline, admission, settings.stream_max_bytes, self._log_received)
         self._idle_watch = IdleWatch(settings.stream_idle_timeout_s)
@@ -66,6 +66,10 @@ class TranscriptionServiceBase(ITranscriptionService):
         May read ahead as far as it likes, and should end soon once `cancelled` is set.
         """
         raise NotImplementedError(f"{type(self).__name__} fills neither recognise nor the calls")
+
+    def recognise_again(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        """As `recognise`, in another way, for chunks whose answers repeat themselves; the same way by default."""
+        return self.recognise(chunks, cancelled)
 
     def queued_audio_s(self) -> float:
         """Seconds of audio that wait to be recognised; new requests are refused while they are too many."""

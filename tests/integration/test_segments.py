@@ -59,7 +59,7 @@ def number_chunks(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterat
 def test_segments_cover_any_mixture_of_speech_and_silence(parts: list[tuple[bool, float]], target_s: int) -> None:
     blocks = [voice(length_s) if speech else np.zeros(int(length_s * RATE), np.float32) for speech, length_s in parts]
     decoding = FakeDecoding(blocks)
-    pipeline = Pipeline(None, target_s, number_chunks)  # type: ignore[arg-type]  # nothing is decoded
+    pipeline = Pipeline(None, target_s, number_chunks, number_chunks)  # type: ignore[arg-type]  # nothing is decoded
     transcript = pipeline.run(decoding, threading.Event(), lambda segment: None)  # type: ignore[arg-type]
     samples = [(round(s.start_s * RATE), round(s.end_s * RATE)) for s in transcript.segments]
     assert [start for start, _ in samples] == [0, *(end for _, end in samples[:-1])]

@@ -43,6 +43,7 @@ class NumberedChunks:
         self.device = model.device
         self.eos_id = alone.model.eos_id
         self.max_new_tokens = model.max_new_tokens
+        self.samples = model.samples
         self.make_decoder = model.make_decoder
         self._audio = alone.audio.to(model.device)
 
@@ -81,7 +82,7 @@ def decode_alone(path: Path) -> Alone:
 def prefill(decoder: Decoder, alone: Alone, chunks: dict[int, int]) -> dict[int, list[int]]:
     """Seats chunks, given as {row: chunk}, in one group; their first tokens by row."""
     rows = list(chunks)
-    tokens = decoder.prefill(rows, alone.audio[[chunks[row] for row in rows]].to(alone.device), [0] * len(rows))
+    tokens = decoder.prefill(rows, alone.audio[[chunks[row] for row in rows]].to(alone.device), [None] * len(rows))
     return {row: [token] for row, token in zip(rows, tokens.tolist(), strict=True)}
 
 

@@ -66,6 +66,7 @@ class FakeModel:
     device = torch.device("cpu")
     eos_id = END
     max_new_tokens = 40
+    samples = False
 
     def __init__(self) -> None:
         self.gate = threading.Event()

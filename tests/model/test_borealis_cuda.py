@@ -187,7 +187,7 @@ def test_a_capture_may_fall_into_the_work_of_another_stream(graphed: GraphedDeco
 def test_no_step_makes_the_host_wait(graphed: GraphedDecoder, on_gpu: Alone, request: pytest.FixtureRequest) -> None:
     graphed.capture_all()
     slots: Slots[int] = Slots(graphed, CudaReadback(on_gpu.device, 5), 5, on_gpu.model.eos_id, 24)
-    slots.seat(range(5), on_gpu.audio[:5].to(on_gpu.device), [0] * 5)
+    slots.seat(range(5), on_gpu.audio[:5].to(on_gpu.device), [None] * 5)
     request.getfixturevalue("no_hidden_waiting")
     ended = []
     while slots.occupied:
@@ -200,7 +200,7 @@ def test_the_host_runs_ahead_of_the_device(graphed: GraphedDecoder, on_gpu: Alon
     graphed.capture_all()
     slots: Slots[int] = Slots(graphed, CudaReadback(on_gpu.device, 5), 5, on_gpu.model.eos_id, 24)
     longest = max(range(CHUNKS), key=lambda index: len(on_gpu.tokens[index]))
-    slots.seat([longest], on_gpu.audio[longest : longest + 1].to(on_gpu.device), [0])
+    slots.seat([longest], on_gpu.audio[longest : longest + 1].to(on_gpu.device), [None])
     slots.step()  # a graph's first launch may take longer
     assert slots.ended(wait=True) == []
     sleep(on_gpu.device)

@@ -68,7 +68,7 @@ def test_nothing_of_a_longer_text_is_left_for_the_next_in_its_slot(alone: Alone)
 
 def test_a_chunk_that_turned_to_nonsense_leaves_none_for_the_next_in_its_slot(alone: Alone) -> None:
     decoder = alone.make_decoder(2)
-    decoder.prefill([0, 1], torch.full_like(alone.audio[:2], torch.nan), [0, 0])
+    decoder.prefill([0, 1], torch.full_like(alone.audio[:2], torch.nan), [None, None])
     for place in range(1, MAX_NEW_TOKENS):
         decoder.step(2, decoder.prefill_length + place)
     assert decoder.values[:, :, :, decoder.prefill_length :].isnan().any()

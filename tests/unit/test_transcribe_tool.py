@@ -35,7 +35,7 @@ def count_chunks(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterato
 
 
 def test_file_goes_through_the_pipeline_and_its_duration_comes_back(recording: Path) -> None:
-    pipeline = Pipeline(AudioDecoder(find_ffmpeg(None), 60.0, 60.0), 2.0, count_chunks)
+    pipeline = Pipeline(AudioDecoder(find_ffmpeg(None), 60.0, 60.0), 2.0, count_chunks, count_chunks)
     transcript = transcribe(recording, pipeline)
     assert transcript.text.split() == [str(n) for n in range(1, len(transcript.text.split()) + 1)]
     assert len(transcript.text.split()) >= 3 and transcript.audio_duration_s == pytest.approx(5.0)

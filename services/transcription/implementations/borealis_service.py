@@ -9,7 +9,7 @@ from ml.audio.splitting import Chunk
 from ml.borealis.engine import Engine
 from ml.borealis.loading import ModelOptions, load_engine
 from ml.borealis.options import GenerationOptions
-from ml.pipeline import recognise_with
+from ml.recognise import recognise_with
 from resources.config import Settings
 from services.transcription.base_service import TranscriptionServiceBase
 
@@ -28,11 +28,17 @@ class BorealisTranscriptionService(TranscriptionServiceBase, transcription_pb2_g
         self._identity = (folder.name if folder.is_dir() else settings.model_name, settings.model_revision or "")
         self._watchdog_timeout_s = settings.watchdog_timeout_s
         self._engine = load_engine(model_options(settings))
-        self._recognise = recognise_with(self._engine, window=2 * settings.model_batch_size)
+        window = 2 * settings.model_batch_size
+        self._recognise = recognise_with(self._engine, window)
+        self._recognise_sampled = recognise_with(self._engine, window, sampled=True)
 
     def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
         """See the base class."""
         return self._recognise(chunks, cancelled)
+
+    def recognise_again(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        """See the base class: with the model card's sampling."""
+        return self._recognise_sampled(chunks, cancelled)
 
     def model_identity(self) -> tuple[str, str]:
         """See the base class. A folder is named without its place on this machine."""
