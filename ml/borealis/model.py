@@ -48,7 +48,6 @@ class BorealisModel:
         self.dtype: torch.dtype = network.dtype
         self.eos_id: int = tokenizer.eos_token_id
         self.max_new_tokens = options.max_new_tokens
-        self.samples = options.do_sample
         self.log_mel = LogMel(self.device)
         network.generation_config = _generation_config(options, tokenizer)
         self._prefix_ids = torch.tensor([prompt.prefix_ids], device=self.device)  # (1, P)
@@ -72,6 +71,11 @@ class BorealisModel:
         if len(tokenizer) > network.config.text_config.vocab_size:
             raise ModelFormatError("Токенизатор знает больше токенов, чем модель: это файлы разных моделей.")
         return cls(network.to(device).eval().requires_grad_(False), tokenizer, prompt, options)
+
+    @property
+    def samples(self) -> bool:
+        """Whether texts are drawn rather than decoded greedily."""
+        return self.options.do_sample
 
     def transcribe_batch(self, waveforms: Sequence[Waveform]) -> list[str]:
         """The text of each chunk; raises ValueError if one is longer than 30 s."""

@@ -15,6 +15,7 @@ from ml.audio.splitting import Chunk
 from ml.pipeline import Pipeline
 from ml.transcribe import main, transcribe
 from resources.config import PROJECT_ROOT, Settings
+from tests.unit.media import pcm, voice
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def recording(tmp_path: Path) -> Path:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(16_000)
-        file.writeframes(bytes(2 * 16_000 * 5))
+        file.writeframes(pcm(voice(5)))
     return path
 
 
