@@ -1,8 +1,9 @@
-# make demo: hear the service work.  make test: the tests.  make check: everything a change must pass.
+# make demo: hear the service work.   make test: the tests.   make check: everything a change must pass.
+# make test-slow: the tests that take longer.   make soak: 10,000 mixed requests.   make benchmark: docs/performance.md.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint
+.PHONY: demo test check lint test-slow soak benchmark
 demo: .venv/installed
 	$(BIN)/python -m tests.demo
 
@@ -10,6 +11,15 @@ test: .venv/installed
 	$(BIN)/python -m pytest
 
 check: lint test
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+soak: .venv/installed
+	$(BIN)/python -m tests.soak --requests 10000 --seconds 1800
+
+benchmark: .venv/installed
+	$(BIN)/python -m ml.benchmark --weights bundled --device cpu
 
 lint: .venv/installed
 	$(BIN)/ruff check

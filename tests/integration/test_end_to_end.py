@@ -1,7 +1,9 @@
 """Real speech in, the right words out: the bundled model behind both calls of a real server."""
 
+import json
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -10,7 +12,8 @@ import pytest
 
 from generated.v1 import transcription_pb2
 from resources.config import PROJECT_ROOT
-from tests.conftest import TINY_MODEL, Stub, sample
+from services.transcription.implementations import BorealisTranscriptionService
+from tests.conftest import TINY_MODEL, Serve, Stub, sample
 from tests.integration.processes import Health, run, started, wait_for
 from tests.unit.media import FORMATS, encode
 
@@ -97,3 +100,39 @@ def test_documented_client_code_runs_unchanged_against_start_py(tmp_path: Path) 
         result = run(tmp_path, "client.py", PYTHONPATH=str(PROJECT_ROOT))
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[0] == f"Транскрипция: {reference('demo.wav')}"
+
+
+def test_file_gives_the_same_bytes_alone_and_among_31_others(bundled: Stub) -> None:
+    demo, others = sample("demo.wav"), [sample("word_times.wav"), sample("demo.mp3"), sample("no_speech.wav")]
+
+    def content(response: transcription_pb2.TranscriptionResponse) -> bytes:
+        """What depends on the audio, without what depends on the clock."""
+        kept = transcription_pb2.TranscriptionResponse(transcript=response.transcript, segments=response.segments)
+        return kept.SerializeToString(deterministic=True)
+
+    alone = content(transcribe(bundled, demo))
+    with ThreadPoolExecutor(32) as clients:
+        mates = [clients.submit(transcribe, bundled, others[number % 3]) for number in range(31)]
+        among = clients.submit(transcribe, bundled, demo)
+        assert content(among.result()) == alone
+        assert all(mate.result().success for mate in mates)
+
+
+@pytest.mark.parametrize("chunk_duration_s", [8, 15, 30])
+def test_cuts_lose_no_word_and_double_none(serve: Serve, chunk_duration_s: int) -> None:
+    words = json.loads(sample("word_times.json").read_text(encoding="utf-8"))
+    said = " ".join(word["word"] for word in (words["words"] if isinstance(words, dict) else words))
+    stub = serve(
+        BorealisTranscriptionService(),
+        model_name=str(TINY_MODEL),
+        model_chunk_duration=chunk_duration_s,
+        model_batch_size=4,
+    )
+    response = transcribe(stub, sample("word_times.wav"))
+    assert jiwer.wer(said, response.transcript) <= 0.08
+    assert "  " not in response.transcript and response.transcript == response.transcript.strip()
+
+
+def test_noise_and_silence_give_no_words(bundled: Stub) -> None:
+    response = transcribe(bundled, sample("no_speech.wav"))
+    assert response.success and response.transcript == ""
