@@ -308,10 +308,20 @@ def test_compose_builds_the_container_file_and_mounts_what_is_there() -> None:
     build = services["transcription"]["build"]
     assert (COMPOSE.parent / build["context"]).resolve() == PROJECT_ROOT
     assert PROJECT_ROOT / build["dockerfile"] == DOCKERFILE
-    (configuration, _) = services["prometheus"]["volumes"]
-    assert (COMPOSE.parent / configuration.split(":")[0] / "prometheus.yml").is_file()
-    named = {mount.split(":")[0] for service in services.values() for mount in service["volumes"]}
-    assert {name for name in named if not name.startswith(".")} == set(load(COMPOSE)["volumes"])
+    mounted = {mount.split(":")[0] for service in services.values() for mount in service["volumes"]}
+    ours = {(COMPOSE.parent / name).resolve() for name in mounted if name.startswith(".")}
+    assert {PROMETHEUS.parent, DASHBOARD} <= ours and all(path.exists() for path in ours)
+    assert {name for name in mounted if not name.startswith(".")} == set(load(COMPOSE)["volumes"])
+
+
+def test_grafana_is_given_the_prometheus_and_the_dashboard_of_compose() -> None:
+    services = load(COMPOSE)["services"]
+    provisioning = DASHBOARD.parent / "provisioning"
+    (source,) = load(provisioning / "datasources" / "prometheus.yaml")["datasources"]
+    assert source["type"] == "prometheus" and source["url"].split("://")[1].split(":")[0] in services
+    (provider,) = load(provisioning / "dashboards" / "transcription.yaml")["providers"]
+    (mount,) = [mount for mount in services["grafana"]["volumes"] if DASHBOARD.name in mount]
+    assert mount.split(":")[1].startswith(provider["options"]["path"] + "/")
 
 
 def test_compose_for_the_gpu_extends_the_same_service() -> None:
