@@ -32,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
         return say("⏹ Прервано", Exit.INTERRUPTED)
     except UsageError as error:
         return say(f"❌ {error}", Exit.FAILED)
+    except BrokenPipeError:  # whoever read our stdout has gone; Python shall not try to empty it at its own end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return say("❌ Вывод больше никто не читает", Exit.FAILED)
 
 
 def _plan(flags: argparse.Namespace) -> list[Job]:

@@ -1,6 +1,7 @@
 """TLS, mutual TLS and tokens between the client and a real server, with certificates made for the test."""
 
 import hashlib
+import time
 from pathlib import Path
 
 import pytest
@@ -73,10 +74,12 @@ def test_command_speaks_tls_with_a_server_of_a_known_authority(
 def test_server_of_an_unknown_authority_is_not_trusted(
     ours: Authority, theirs: Authority, recording: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    started_s = time.monotonic()
     with serving(**theirs.server_settings) as port:
         for flags in (["--ca", str(ours.ca)], ["--tls"]):
             assert main([str(recording), "--address", f"{HOST}:{port}", *flags]) == 2
             assert "сертификат сервера не принят" in one_line(capsys)
+    assert time.monotonic() - started_s < 5  # no further attempts, which would take 6 s each
 
 
 def test_server_with_a_certificate_for_another_name_is_not_trusted(

@@ -191,6 +191,18 @@ def test_server_that_lets_nobody_in_is_asked_once_for_all(tmp_path: Path, capsys
     assert "[UNAUTHENTICATED]" in line and summary == "Файлов: не удалось 1, не отправлено 4"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe breaks otherwise there")
+def test_reader_that_leaves_early_ends_the_command_with_one_line(address: str, tmp_path: Path) -> None:
+    recordings = [str(write_wav(tmp_path / f"{number}.wav", seconds=1)) for number in range(3)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "api.grpc.client", *recordings, "--jobs", "1", "--address", address]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    client = subprocess.run(command, cwd=ROOT, env=environment, stdout=writing, stderr=subprocess.PIPE, timeout=60)
+    os.close(writing)
+    assert (client.returncode, client.stderr.decode()) == (2, "❌ Вывод больше никто не читает\n")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to a single process there")
 def test_ctrl_c_cancels_all_calls_and_leaves_only_complete_outputs(
     address: str, service: Crowded, tmp_path: Path
