@@ -253,6 +253,7 @@ def test_metrics_are_off_by_default(serve: Serve) -> None:
     ]
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has one loopback address")
 def test_metrics_listen_on_the_named_address_only(serve: Serve) -> None:
     port = free_port()
     serve(FakeService(), metrics_port=port, metrics_host="127.0.0.2")
