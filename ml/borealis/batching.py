@@ -28,7 +28,10 @@ class ChunkModel(Protocol):
     device: torch.device
     eos_id: int
     max_new_tokens: int
-    samples: bool  # whether its options say so
+
+    @property
+    def samples(self) -> bool:
+        """Whether texts are drawn rather than decoded greedily."""
 
     def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, N) on the device to audio embeddings (B, 375, H)."""
