@@ -1,6 +1,8 @@
 """The program of this folder as a process of its own, with a client."""
 
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,11 +51,18 @@ def served(implementation: str, **settings: str) -> Iterator[Served]:
     """Runs the program until the context ends; yields once it is SERVING."""
     port = free_port()
     flags = ["--port", str(port), "--host", "127.0.0.1", "--implementation", implementation]
-    settings = {"LOGGING_LEVEL": "ERROR"} | settings  # nobody reads the log meanwhile
+    settings = {"LOGGING_LEVEL": "ERROR"} | settings
     options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
     with (
         started(PROJECT_ROOT, "-m", "tests.faults.program", *flags, **settings) as process,
         grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel,
     ):
         wait_for(channel, Health.SERVING, process)
-        yield Served(process, port, channel, transcription_pb2_grpc.TranscriptionServiceStub(channel))
+        assert process.stderr
+        listener = threading.Thread(target=deque, args=(process.stderr, 0))  # a full pipe would hold the server up
+        listener.start()
+        try:
+            yield Served(process, port, channel, transcription_pb2_grpc.TranscriptionServiceStub(channel))
+        finally:
+            process.kill()
+            listener.join()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
@@ -112,29 +113,32 @@ def test_junk_on_the_port_disturbs_nobody(open_house: OpenHouse, junk: bytes) ->
 def test_half_sent_messages_are_ended_by_the_age_of_their_connection(open_house: OpenHouse) -> None:
     house = open_house(connection_max_age_s=1, connection_grace_s=1)
     started_s = time.monotonic()
-    halves = [HalfCall(house.server.port, UNARY) for _ in range(WORKERS)]
-    with ThreadPoolExecutor(WORKERS) as readers:
+    with ExitStack() as stack, ThreadPoolExecutor(WORKERS) as readers, house.connect() as younger:
+        halves = [stack.enter_context(HalfCall(house.server.port, UNARY)) for _ in range(WORKERS)]
         ends = [readers.submit(half.wait_until_ended) for half in halves]
-        late = house.begin(recordings.control())  # waits for a worker
+        time.sleep(0.8)  # or the next one's connection would be as old
+        request = transcription_pb2.AudioRequest(audio_data=recordings.control(), filename="a.wav")
+        late = transcription_pb2_grpc.TranscriptionServiceStub(younger).TranscribeAudio.future(request, timeout=15)
         while not all(end.done() for end in ends):
             assert house.health() == Health.SERVING
             assert time.monotonic() - started_s < 15
             time.sleep(0.05)
-    for half in halves:
-        half.socket.close()
-    assert late.result(timeout=PATIENCE_S).success
+        assert late.result(timeout=PATIENCE_S).success  # it had waited for a worker
     assert time.monotonic() - started_s > 1  # nothing else had ended them
 
 
 @row(28)
 def test_half_sent_messages_hold_the_workers_meanwhile(open_house: OpenHouse) -> None:
     house = open_house()
-    halves = [HalfCall(house.server.port, UNARY) for _ in range(WORKERS)]
-    late = house.begin(recordings.control())
-    with pytest.raises(grpc.FutureTimeoutError):
-        late.result(timeout=0.7)
-    for half in halves:
-        half.socket.close()
+    with ExitStack() as halves:
+        for _ in range(WORKERS):
+            halves.enter_context(HalfCall(house.server.port, UNARY))
+        deadline_s = time.monotonic() + PATIENCE_S
+        while house.begin(recordings.control(), timeout_s=0.7).exception(timeout=PATIENCE_S) is None:
+            assert time.monotonic() < deadline_s  # they take a moment to arrive
+        late = house.begin(recordings.control())
+        assert house.health() == Health.SERVING
+        assert not late.done()
     assert late.result(timeout=PATIENCE_S).success
 
 
