@@ -38,9 +38,9 @@ def _warped_share() -> Floats:
 _WARPS = _warp_matrices()
 
 
-def warp(power: Floats, random: Random) -> Floats:
+def warp(power: Floats, random: Random, strength: float) -> Floats:
     """Frames (T, 128) of another vocal tract, three times out of five."""
-    if random.random() < 0.4:
+    if random.random() >= 0.6 * strength:
         return power
     matrix = torch.from_numpy(_WARPS[int(random.integers(len(_WARPS)))])
     return np.asarray((torch.from_numpy(power) @ matrix).numpy())
@@ -68,9 +68,9 @@ def set_level(power: Floats, random: Random) -> None:
         power *= np.float32(10 ** random.normal(0.9, 0.8) / loudest)
 
 
-def smear(power: torch.Tensor, random: Random) -> torch.Tensor:
+def smear(power: torch.Tensor, random: Random, strength: float) -> torch.Tensor:
     """Let a fifth of the windows (B, T, 128) ring like a room with 0.1-0.7 s of reverberation."""
-    rows = np.flatnonzero(random.random(len(power)) < 0.2)
+    rows = np.flatnonzero(random.random(len(power)) < 0.2 * strength)
     if len(rows) == 0:
         return power
     ringing_s = random.uniform(0.1, 0.7, len(rows))
@@ -85,9 +85,9 @@ def smear(power: torch.Tensor, random: Random) -> torch.Tensor:
     return power
 
 
-def mask(features: torch.Tensor, random: Random) -> torch.Tensor:
+def mask(features: torch.Tensor, random: Random, strength: float) -> torch.Tensor:
     """Hide bands and moments of half of the windows' features (B, T, 128)."""
-    for row in np.flatnonzero(random.random(len(features)) < 0.5):
+    for row in np.flatnonzero(random.random(len(features)) < 0.5 * strength):
         low = features[row].min()
         for _ in range(int(random.integers(1, 3))):
             width, start = int(random.integers(1, 14)), int(random.integers(0, MELS - 14))

@@ -14,17 +14,19 @@ from typing import Any
 import jiwer
 import torch
 import torch.distributed as distributed
-import torch.multiprocessing as multiprocessing
+from torch.multiprocessing.spawn import spawn
 
+from ml.tiny.beginning import aim_decoder
 from ml.tiny.corpus import Pool
 from ml.tiny.judged import Clip, short_clips
 from ml.tiny.mel import mel_power, whisper_scale
 from ml.tiny.network import Shape, Trainee, build_network
+from ml.tiny.steering import PROCESSES, Steering
 from ml.tiny.tokenizer import train_tokenizer, word_ids
-from ml.tiny.windows import WHOLE, WindowMaker
+from ml.tiny.windows import WHOLE, Batch, WindowMaker
 
-PROCESSES = 2
 WARMUP_STEPS = 150
+SHORT = 600  # mel frames in a short window
 
 
 class Trainer:
@@ -35,12 +37,13 @@ class Trainer:
         torch.manual_seed(chosen.seed)
         self.tokenizer = train_tokenizer()
         self.trainee = Trainee(build_network(self.tokenizer, Shape()), self.tokenizer)
-        self.weights = [weight for weight in self.trainee.parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.weights, lr=chosen.rate, betas=(0.9, 0.98), weight_decay=0.02)
+        self.steering = Steering(rank, self.trainee)
         self.average = {name: value.clone() for name, value in self.trainee.state_dict().items()}
         self.step = 0
         if chosen.start:
             self._restore(torch.load(chosen.start))
+        if chosen.aim_decoder:
+            aim_decoder(self.trainee.network, [head.get_parameter("weight") for head in self.trainee.word_heads])
         pools = [Pool.load(folder) for folder in chosen.pools]
         shares = [
             len(pool.frames) / (3 if "festival" in folder.name else 1)
@@ -52,10 +55,11 @@ class Trainer:
     def run(self) -> None:
         """Train for the chosen minutes."""
         begun, spoken, tested = time.time(), time.time(), time.time()
-        first, parts = self.step, {}
+        first, parts = self.step, dict[str, float]()
         while (progress := self._shared((time.time() - begun) / 60 / self.chosen.minutes)) < 1:
             rate = self._rate(progress, self.step - first)
-            parts = self._train_step(rate, progress)
+            for name, value in self._train_step(rate, progress).items():
+                parts[name] = 0.98 * parts.get(name, value) + 0.02 * value
             if self.rank == 0 and time.time() - spoken > 30:
                 per_step = (time.time() - begun) / (self.step - first)
                 figures = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
@@ -86,37 +90,36 @@ class Trainer:
         )
 
     def _train_step(self, rate: float, progress: float) -> dict[str, float]:
-        batch = self.windows.batch(self.chosen.windows, self.chosen.frames, self.chosen.single)
+        low, high = self.chosen.strength
+        self.windows.strength = low + (high - low) * progress
+        batch = self._batch()
         with torch.autocast("cpu", torch.bfloat16):
-            loss, parts = self.trainee(batch, self.chosen.helpers)
-        self.optimizer.zero_grad()
+            loss: torch.Tensor
+            parts: dict[str, float]
+            loss, parts = self.trainee(batch, self.chosen.helpers, not self.chosen.encoder_only)
         loss.backward()
-        flat = torch.cat([weight.grad.flatten() for weight in self.weights if weight.grad is not None])
-        distributed.all_reduce(flat)
-        norm = float(flat.norm()) / PROCESSES
-        flat *= min(1.0, 1.0 / (norm + 1e-6)) / PROCESSES
-        with_grad = [weight for weight in self.weights if weight.grad is not None]
-        for weight, piece in zip(with_grad, flat.split([weight.numel() for weight in with_grad]), strict=True):
-            weight.grad = piece.view_as(weight)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        self.steering.step(rate)
         self.step += 1
         self._average_weights()
         return parts
 
     @torch.no_grad()
     def _average_weights(self) -> None:
-        share = 1 - min(0.998, self.step / (self.step + 20))
+        share = 1 - min(0.995, self.step / (self.step + 20))
         state = self.trainee.state_dict()
         torch._foreach_lerp_(list(self.average.values()), [state[name] for name in self.average], share)
+
+    def _batch(self) -> Batch:
+        """Every other batch is of four times as many short windows where whole ones are trained."""
+        if self.chosen.frames == WHOLE and self.step % 2 == 0:
+            return self.windows.batch(4 * self.chosen.windows, SHORT, self.chosen.single)
+        return self.windows.batch(self.chosen.windows, self.chosen.frames, self.chosen.single)
 
     def save(self) -> None:
         """Write the run's state, replacing the last one."""
         state = {
             "weights": self.trainee.state_dict(),
             "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
             "step": self.step,
         }
         self.chosen.run.mkdir(parents=True, exist_ok=True)
@@ -124,17 +127,18 @@ class Trainer:
         (self.chosen.run / "next.pt").replace(self.chosen.run / "last.pt")
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.trainee.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for weights in (state["weights"], state["average"]):
+            weights["network.lm_head.weight"] = weights["network.model.language_model.embed_tokens.weight"]
+        self.trainee.load_state_dict(state["average"])
         self.average, self.step = state["average"], state["step"]
 
     def test(self) -> None:
         """Print the word error rate of the averaged weights on unseen sentences in trained and held-out voices."""
+        if self.chosen.encoder_only:
+            return
         kept = {name: value.clone() for name, value in self.trainee.state_dict().items()}
         self.trainee.load_state_dict(self.average)
-        rates = [
-            error_rate(self.trainee, short_clips(64, 77, held_out), self.chosen.frames) for held_out in (False, True)
-        ]
+        rates = [error_rate(self.trainee, short_clips(64, 77, held_out), SHORT) for held_out in (False, True)]
         self.trainee.load_state_dict(kept)
         print(f"word error rate, trained voices {rates[0]:.3f}, held out {rates[1]:.3f}", flush=True)
 
@@ -197,17 +201,22 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="a last.pt to go on from")
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--frames", type=int, default=600, help="mel frames in a window")
-    parser.add_argument("--windows", type=int, default=16, help="windows a step in each process")
+    parser.add_argument("--windows", type=int, default=8, help="windows a step in each process")
     parser.add_argument("--single", type=float, default=0.3, help="share of windows with one utterance")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--final-rate", type=float, default=1e-3)
     parser.add_argument("--helpers", type=float, default=1.0, help="scale of the helper losses")
+    parser.add_argument(
+        "--strength", type=float, nargs=2, default=(0.2, 1.0), help="of augmentation at the start and at the end"
+    )
+    parser.add_argument("--encoder-only", action="store_true", help="train on the helper losses alone")
+    parser.add_argument("--aim-decoder", action="store_true", help="let the decoder begin by copying")
     parser.add_argument("--test-every", type=float, default=4, help="minutes")
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     chosen.run.mkdir(parents=True, exist_ok=True)
     (chosen.run / "rendezvous").unlink(missing_ok=True)
-    multiprocessing.spawn(work, (chosen,), PROCESSES)  # type: ignore[no-untyped-call]
+    spawn(work, (chosen,), PROCESSES)
 
 
 if __name__ == "__main__":

@@ -53,13 +53,14 @@ class WindowMaker:
         self._by_voice = [{v: np.flatnonzero(pool.voices == v) for v in np.unique(pool.voices)} for pool in pools]
         self._word_ids, self._end_id = word_ids, end_id
         self._noises = augment.noise_bank(self._random)
+        self.strength = 1.0  # how often speech is changed, from 0 to 1
 
     def batch(self, count: int, frames: int, single: float) -> Batch:
         """`count` windows; a share `single` of them holds one utterance only."""
         windows = [self._window(frames, single) for _ in range(count)]
         power = torch.from_numpy(np.stack([window.power for window in windows]))
-        power = augment.smear(power, self._random)
-        features = augment.mask(whisper_scale(power), self._random).transpose(1, 2).contiguous()
+        power = augment.smear(power, self._random, self.strength)
+        features = augment.mask(whisper_scale(power), self._random, self.strength).transpose(1, 2).contiguous()
         phonemes = np.stack([window.phonemes[::2] for window in windows])
         words = np.stack([self._word_classes(window, frames) for window in windows], axis=1)
         offset = 4 * int(self._random.integers(0, (WHOLE - frames) // 8 + 1))
@@ -85,8 +86,9 @@ class WindowMaker:
         window = Window(np.zeros((frames, 128), np.float32), np.zeros(frames, np.int64), [])
         if random.random() >= 0.04:
             self._fill(window, random.random() < single)
-        augment.colour(window.power, random)
-        if random.random() < 0.5 or not window.words:
+        if random.random() < self.strength:
+            augment.colour(window.power, random)
+        if random.random() < 0.5 * self.strength or not window.words:
             self._add_noise(window)
         augment.set_level(window.power, random)
         return window
@@ -114,13 +116,13 @@ class WindowMaker:
     def _place(self, window: Window, pool: Pool, utterance: int, place: int) -> int:
         """Put an utterance at a frame if it fits; returns its frames or 0."""
         first, count, first_word, words = (int(value) for value in pool.utterances[utterance])
-        stretch = float(self._random.uniform(0.88, 1.14)) if self._random.random() < 0.4 else 1.0
+        stretch = float(self._random.uniform(0.88, 1.14)) if self._random.random() < 0.4 * self.strength else 1.0
         length = int(count * stretch)
         if place + length > len(window.power):
             return 0
         source = np.minimum((np.arange(length) / stretch).round().astype(np.int64), count - 1)
         power = _POWER[pool.frames[first : first + count]][source]
-        window.power[place : place + length] += augment.warp(power, self._random)
+        window.power[place : place + length] += augment.warp(power, self._random, self.strength)
         phonemes = pool.phonemes[first : first + count][source].astype(np.int64)
         window.phonemes[place : place + length] = np.where(phonemes == UNKNOWN_PHONEME, IGNORED, phonemes)
         for number, start, end in pool.words[first_word : first_word + words]:

@@ -1,0 +1,54 @@
+"""Turn gradients of two processes into one step: Muon for the matrices, AdamW for all else."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as distributed
+from torch import nn
+
+PROCESSES = 2
+MUON_SHARE = 10.0  # Muon's rate (the spectral norm of its steps) against AdamW's
+
+
+class Steering:
+    """The optimizers. Muon's work is shared: each process moves half of the matrices and tells the other."""
+
+    def __init__(self, rank: int, trainee: nn.Module) -> None:
+        self.weights = [weight for weight in trainee.parameters() if weight.requires_grad]
+        named = [(name, weight) for name, weight in trainee.named_parameters() if weight.requires_grad]
+        matrices = [w for name, w in named if w.ndim == 2 and ("layers" in name or "projector" in name)]
+        self.matrices = sorted(matrices, key=lambda weight: -weight.numel())
+        self.mine = self.matrices[rank::PROCESSES]
+        kept = {id(weight) for weight in self.matrices}
+        others = [weight for weight in self.weights if id(weight) not in kept]
+        self.muon = torch.optim.Muon(self.mine, weight_decay=0.01, momentum=0.95)
+        self.adam = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.01)
+
+    def step(self, rate: float) -> None:
+        """Move the weights by the mean gradient at AdamW's rate; gradients are cleared."""
+        self._average_gradients()
+        for optimizer, share in ((self.muon, MUON_SHARE), (self.adam, 1.0)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * share
+            optimizer.step()  # type: ignore[no-untyped-call]
+        self._exchange()
+        for weight in self.weights:
+            weight.grad = None
+
+    def _average_gradients(self) -> None:
+        """The mean over the processes, with its norm limited to 1."""
+        moved = [weight for weight in self.weights if weight.grad is not None]
+        flat = torch.cat([weight.grad.flatten() for weight in moved if weight.grad is not None])
+        distributed.all_reduce(flat)
+        flat *= min(1.0, PROCESSES / (float(flat.norm()) + 1e-6)) / PROCESSES
+        for weight, piece in zip(moved, flat.split([weight.numel() for weight in moved]), strict=True):
+            weight.grad = piece.view_as(weight)
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        mine = {id(weight) for weight in self.mine}
+        pieces = [w.flatten() if id(w) in mine else torch.zeros(w.numel()) for w in self.matrices]
+        flat = torch.cat(pieces)
+        distributed.all_reduce(flat)
+        for weight, piece in zip(self.matrices, flat.split([w.numel() for w in self.matrices]), strict=True):
+            weight.copy_(piece.view_as(weight))
