@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NoReturn
 
@@ -27,7 +28,7 @@ from ml.benchmarks.recordings import Recordings, noise_bursts, speech
 from ml.benchmarks.report import to_json, to_markdown, to_table
 from ml.benchmarks.sizes import QUICK, Sizes
 from ml.benchmarks.strategies import Bare, Reference, Shared
-from ml.benchmarks.weights import ROOT, SHAPES, checkpoint_folder, load_weights
+from ml.benchmarks.weights import ROOT, SHAPES, as_served, checkpoint_folder, load_weights
 from ml.borealis.model import resolve_device, resolve_dtype
 from ml.errors import SpeechError
 
@@ -36,6 +37,9 @@ MAX_DURATION_S = 24 * 3600.0
 RANDOM_NEW_TOKENS = 160  # dense Russian speech in 30 s
 NEW_TOKENS = 350  # the service's default
 
+Known = tuple[dict[str, str | int], dict[str, object], floor.Floor]
+"""The machine, the options and the floor."""
+
 
 def main(arguments: list[str] | None = None, sizes: Sizes | None = None) -> int:
     """Runs the workloads asked for, prints the table and writes the files asked for; `sizes` are for tests."""
@@ -43,14 +47,16 @@ def main(arguments: list[str] | None = None, sizes: Sizes | None = None) -> int:
     flags = parser.parse_args(arguments)
     if flags.plot and "clients" not in flags.workloads:
         parser.error("для --plot нужна нагрузка clients (--workloads)")
+    lines: list[Line] = []
     try:
-        lines, found = run(flags, sizes or (QUICK if flags.quick else Sizes()))
+        for new, known in run(flags, sizes or (QUICK if flags.quick else Sizes())):
+            lines += new
+            print(to_table(new), end="\n\n", flush=True)
+            if flags.json:
+                flags.json.write_text(to_json(lines, *known), encoding="utf-8")
     except (SpeechError, ValueError) as error:
         print(f"❌ {error}", file=sys.stderr)
         return 1
-    print(to_table(lines))
-    if flags.json:
-        flags.json.write_text(found, encoding="utf-8")
     if flags.markdown:
         flags.markdown.write_text(to_markdown(lines) + "\n", encoding="utf-8")
     if flags.plot:
@@ -58,8 +64,11 @@ def main(arguments: list[str] | None = None, sizes: Sizes | None = None) -> int:
     return 0
 
 
-def run(flags: argparse.Namespace, sizes: Sizes) -> tuple[list[Line], str]:
-    """The lines, and all there is to know as JSON. Raises SpeechError or ValueError for flags that cannot be met."""
+def run(flags: argparse.Namespace, sizes: Sizes) -> Iterator[tuple[list[Line], Known]]:
+    """The lines of one workload after the other, and what else there is to know of them.
+
+    Raises SpeechError or ValueError for flags that cannot be met.
+    """
     device = resolve_device(flags.device)
     new_tokens = flags.new_tokens or (RANDOM_NEW_TOKENS if flags.weights in SHAPES else NEW_TOKENS)
     dtype = resolve_dtype(flags.dtype, device)
@@ -79,19 +88,21 @@ def run(flags: argparse.Namespace, sizes: Sizes) -> tuple[list[Line], str]:
             slots=flags.slots,
             threads=tuple(flags.threads),
             sizes=sizes,
+            babbles=flags.weights in SHAPES,
             on_answer=lambda workload: _show(bar, workload),
         )
-        lines = [line for name in WORKLOADS if name in flags.workloads for line in _measure(name, bench, flags.weights)]
-        measured = floor.measure(model, flags.slots, sizes.floor_repeats)
-    options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(flags).items()}
-    return lines, to_json(lines, machine.describe(device), {**options, "new_tokens": new_tokens}, measured)
+        options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(flags).items()}
+        options["new_tokens"] = new_tokens
+        for name in (name for name in WORKLOADS if name in flags.workloads):
+            lines = _measure(name, bench, flags.weights)
+            yield lines, (machine.describe(device), options, floor.measure(model, flags.slots, sizes.floor_repeats))
 
 
 def _measure(name: str, bench: Bench, weights: str) -> list[Line]:
     if name != "calls":
         lines: list[Line] = getattr(bench, name)()
         return lines
-    with checkpoint_folder(weights, bench.model) as folder:
+    with checkpoint_folder(weights, bench.model) as folder, as_served(weights, bench.model):
         path, count = bench.recordings.wav(bench.sizes.clip_s), bench.sizes.calls
         return measure_calls(
             bench.model, folder, bench.slots, path, bench.decoder, count, lambda: bench.on_answer("calls")

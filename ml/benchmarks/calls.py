@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ml.audio.decoding import AudioDecoder
+from ml.audio.decoding import SAMPLE_RATE, AudioDecoder
 from ml.benchmarks.figures import Line, Run, to_line
 from ml.benchmarks.floor import Cost
 from ml.benchmarks.load import Answers
 from ml.benchmarks.machine import Meter
-from ml.benchmarks.weights import ROOT, set_eos
+from ml.benchmarks.weights import ROOT
 from ml.borealis.engine import Engine
 from ml.borealis.model import BorealisModel
 
@@ -35,18 +35,13 @@ def measure_calls(
     """
     with path.open("rb") as file:
         waveform = decoder.decode_all(file)
-    never = model.eos_id
-    set_eos(model, model.tokenizer.eos_token_id)  # the server knows no other end
-    try:
-        with _server(checkpoint, model, slots) as address, _caller(address) as call, Engine(model, slots) as engine:
-            ways: dict[str, Callable[[], object]] = {
-                "bare": lambda: model.transcribe_batch([waveform]),
-                "engine": lambda: engine.submit(waveform).result(),
-                "gRPC": lambda: call(path),
-            }
-            return _take_turns(ways, count, len(waveform) / 16_000, model, on_answer)
-    finally:
-        set_eos(model, None if never < 0 else never)
+    with _server(checkpoint, model, slots) as address, _caller(address) as call, Engine(model, slots) as engine:
+        ways: dict[str, Callable[[], object]] = {
+            "bare": lambda: model.transcribe_batch([waveform]),
+            "engine": lambda: engine.submit(waveform).result(),
+            "gRPC": lambda: call(path),
+        }
+        return _take_turns(ways, count, len(waveform) / SAMPLE_RATE, model, on_answer)
 
 
 def _take_turns(

@@ -21,6 +21,7 @@ from ml.errors import ModelNotFoundError
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE_DIR = ROOT / ".cache" / "models"
 WEIGHT_SPREAD = 0.02
+BABBLED_TOKENS = 3
 NO_TOKEN = -1  # an id the model never gives
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -72,6 +73,27 @@ def set_eos(model: BorealisModel, token_id: int | None) -> None:
     """Makes `token_id` the end of every text; None means that texts end only where they are long enough."""
     model.eos_id = NO_TOKEN if token_id is None else token_id
     model.network.generation_config.eos_token_id = token_id
+
+
+@contextmanager
+def as_served(name: str, model: BorealisModel) -> Iterator[None]:
+    """Makes `model`, loaded as `name`, end its texts where a server would, for the length of the block.
+
+    Random weights get a few tokens only, too few to be taken for a repetition: a server would ask for it again.
+    """
+    before = model.eos_id, model.max_new_tokens
+    set_eos(model, model.tokenizer.eos_token_id)
+    if name in SHAPES:
+        _set_length(model, BABBLED_TOKENS)
+    try:
+        yield
+    finally:
+        set_eos(model, None if before[0] == NO_TOKEN else before[0])
+        _set_length(model, before[1])
+
+
+def _set_length(model: BorealisModel, max_new_tokens: int) -> None:
+    model.max_new_tokens = model.network.generation_config.max_new_tokens = max_new_tokens
 
 
 @contextmanager
