@@ -39,9 +39,9 @@ class CallBars:
 def call_bars(size_bytes: int, shown: bool) -> Iterator[CallBars]:
     """Bars for one streamed call; nothing where stderr is not a terminal."""
     options: dict[str, Any] = {"file": sys.stderr, "disable": None if shown else True}
-    with (
-        tqdm(desc="Отправка", bar_format=_BYTES, position=0, total=size_bytes, unit_scale=True, **options) as upload,
+    with (  # the upper bar is closed first, and so keeps its place
         tqdm(desc="Распознано", bar_format=_SECONDS, position=1, total=0, **options) as done,
+        tqdm(desc="Отправка", bar_format=_BYTES, position=0, total=size_bytes, unit_scale=True, **options) as upload,
     ):
         yield CallBars(upload, done)
 

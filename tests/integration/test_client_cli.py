@@ -154,6 +154,7 @@ def test_terminal_shows_a_bar_for_the_upload_and_one_for_the_seconds_done(tmp_pa
         server.start()
         out, shown = _run_on_terminal([str(recording), "--address", f"127.0.0.1:{server.port}", "--stream"])
     assert len(out.split()) > 1  # several segments
+    assert shown.rfind("Отправлено") < shown.rfind("Распознано")  # what is left on the screen, from above
     assert re.search(r"Отправлено, идёт распознавание: 100%\|.*256kБ из 256kБ", shown)
     done_s = [int(done) for done in re.findall(r"Распознано: .*?(\d+) из \d+ сек", shown)]
     assert done_s == sorted(done_s) and done_s[-1] == 8 and len(set(done_s)) > 2
