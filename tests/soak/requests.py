@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -134,15 +135,16 @@ def _cancelled(audio_bytes: bytes) -> Callable[[Stub, grpc.Channel], str]:
 
 def _cancelled_stream(audio_bytes: bytes) -> Callable[[Stub, grpc.Channel], str]:
     def make(stub: Stub, channel: grpc.Channel) -> str:
+        is_over = threading.Event()
+
         def never_ends() -> Iterator[transcription_pb2.AudioChunk]:
             yield from itertools.islice(_pieces(audio_bytes, 1000, "a.wav"), 20)
-            while call.is_active():
-                time.sleep(0.005)
+            is_over.wait(TIMEOUT_S)
 
-        call: Any = None
         call = stub.TranscribeAudioStream.future(never_ends(), timeout=TIMEOUT_S, metadata=_METADATA)
         time.sleep(random.uniform(0.01, 0.1))
         call.cancel()
+        is_over.set()
         return _outcome(call)
 
     return make
