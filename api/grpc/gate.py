@@ -128,7 +128,8 @@ class Gate(grpc.ServerInterceptor):
     def _watch(self, method: str, call_id: str, context: Any) -> Iterator["_Ended"]:
         """Runs a call under its id; records how it ended and keeps an unexpected exception's text from the caller."""
         request_id.set(call_id)
-        context.send_initial_metadata(((REQUEST_ID_KEY, call_id),))
+        # In the trailers: initial metadata would commit the call, and no client could retry it by itself.
+        context.set_trailing_metadata(((REQUEST_ID_KEY, call_id),))
         started_s, ended = time.perf_counter(), _Ended()
         try:
             yield ended

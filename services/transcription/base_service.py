@@ -139,7 +139,8 @@ class TranscriptionServiceBase(ITranscriptionService):
         log_failed(self._log, error.code, HIDDEN if quotes_filename and not self._with_filenames else str(error))
         status = outcome_of(error)
         pushback = [(RETRY_PUSHBACK_TRAILER, str(PUSHBACK_MS))] if status is grpc.StatusCode.UNAVAILABLE else []
-        context.set_trailing_metadata(((ERROR_CODE_TRAILER, error.code), *pushback))
+        earlier = context.trailing_metadata() or ()  # the request's id
+        context.set_trailing_metadata((*earlier, (ERROR_CODE_TRAILER, error.code), *pushback))
         if status is not IN_BAND:
             context.abort(status, str(error))
         return transcription_pb2.TranscriptionResponse(

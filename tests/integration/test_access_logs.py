@@ -77,14 +77,14 @@ def lines_of_requests(log: StringIO) -> list[str]:
 @pytest.mark.parametrize("given", ["a", "order-17.retry:2_b", "x" * 64])
 def test_callers_request_id_is_taken_and_sent_back_by_every_method(serve: Serve, given: str) -> None:
     calls = call_each_way(serve(Talkative()), "a.wav", metadata=[("x-request-id", given)])
-    assert [dict(call.initial_metadata())["x-request-id"] for call in calls] == [given] * 3
+    assert [dict(call.trailing_metadata())["x-request-id"] for call in calls] == [given] * 3
 
 
 @pytest.mark.parametrize("given", [None, "", "two words", "x" * 65, 'quote"', "a/b"])
 def test_missing_or_unfit_request_id_is_replaced_by_a_new_one(serve: Serve, given: str | None) -> None:
     metadata = None if given is None else [("x-request-id", given)]
     identities = [
-        dict(call.initial_metadata())["x-request-id"]
+        dict(call.trailing_metadata())["x-request-id"]
         for call in call_each_way(serve(Talkative()), "a.wav", metadata=metadata)
     ]
     assert all(re.fullmatch("[0-9a-f]{32}", identity) for identity in identities)
