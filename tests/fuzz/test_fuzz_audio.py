@@ -1,0 +1,100 @@
+"""Whatever the bytes, decoding them ends in sound or in an AudioError, and leaves nothing behind."""
+
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import event, example, given, settings
+from hypothesis import strategies as st
+
+from ml.audio.decoding import SAMPLE_RATE, AudioDecoder, find_ffmpeg
+from ml.audio.truncation import ends_early
+from ml.errors import AudioError
+from tests.fuzz.mutations import SEEDS, arbitrary, damaged, seed
+from tests.unit import media
+
+nothing_left_behind = pytest.fixture(autouse=True)(media.nothing_left_behind)
+
+LONGEST_S = 30
+DECODER = AudioDecoder(find_ffmpeg(), max_duration_s=LONGEST_S, timeout_s=20)
+RATES = (
+    st.integers(-(2**31), 2**31 - 1) | st.integers(1000, 384_000) | st.sampled_from((999, 1000, 8000, 384_000, 384_001))
+)
+QUICK = settings(settings.get_profile("fuzz"), max_examples=40)
+HEADERS = settings(settings.get_profile("fuzz"), max_examples=300)
+LONG = settings(settings.get_profile("fuzz"), max_examples=1500, derandomize=False)
+ANY_BYTES = damaged() | damaged() | arbitrary()
+
+
+def decode(audio_bytes: bytes, pcm_sample_rate: int | None = None) -> None:
+    """Decodes, and checks what comes of it."""
+    with tempfile.TemporaryFile() as file:
+        file.write(audio_bytes)
+        try:
+            waveform = DECODER.decode_all(file, pcm_sample_rate)
+        except AudioError as error:
+            event(error.code)
+            message = str(error)
+            assert message and "\n" not in message and "ffmpeg" not in message and tempfile.gettempdir() not in message
+            return
+    event("sound")
+    assert waveform.dtype == np.float32 and waveform.ndim == 1
+    assert 0 < len(waveform) <= LONGEST_S * SAMPLE_RATE
+    assert np.all(np.abs(waveform) <= 1)
+
+
+def ends_early_says(audio_bytes: bytes) -> bool:
+    """What truncation.py says of the bytes."""
+    with tempfile.TemporaryFile() as file:
+        file.write(audio_bytes)
+        file.flush()
+        answer = ends_early(file.fileno())
+        assert os.fstat(file.fileno()).st_size == len(audio_bytes)  # only read
+    assert isinstance(answer, bool)
+    return answer
+
+
+@pytest.mark.parametrize("path", SEEDS, ids=lambda path: path.stem)
+def test_every_seed_is_a_good_recording_to_begin_with(path: Path) -> None:
+    audio_bytes = seed(path)
+    assert len(audio_bytes) < 20 * 1024
+    assert not ends_early_says(audio_bytes)
+    with tempfile.TemporaryFile() as file:
+        file.write(audio_bytes)
+        assert math.isclose(len(DECODER.decode_all(file)) / SAMPLE_RATE, 0.4, abs_tol=0.2)
+
+
+@HEADERS
+@given(ANY_BYTES)
+@example(b"RIFF\0\0\0\0WAVE")
+@example(b"OggS")
+@example(b"OggS\0" + bytes(22))
+@example(b"OggS\0" + bytes(21) + b"\xff")
+def test_headers_are_read_whatever_they_say(audio_bytes: bytes) -> None:
+    ends_early_says(audio_bytes)
+
+
+@QUICK
+@given(ANY_BYTES)
+def test_any_bytes_end_in_sound_or_in_an_audio_error(audio_bytes: bytes) -> None:
+    decode(audio_bytes)
+
+
+@QUICK
+@given(
+    st.binary(max_size=3000), st.integers(-(2**31), 2**31 - 1) | st.sampled_from((999, 1000, 8000, 384_000, 384_001))
+)
+def test_any_bytes_as_raw_pcm_at_any_rate_end_in_sound_or_in_an_audio_error(samples: bytes, rate: int) -> None:
+    decode(samples, rate)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@LONG
+@given(ANY_BYTES)
+def test_many_more_bytes_end_in_sound_or_in_an_audio_error(audio_bytes: bytes) -> None:
+    ends_early_says(audio_bytes)
+    decode(audio_bytes)
