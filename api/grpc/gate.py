@@ -20,6 +20,7 @@ from services.transcription.base_service import PUSHBACK_MS, RETRY_PUSHBACK_TRAI
 _log = logging.getLogger("TranscriptionServer")
 
 REQUEST_ID_KEY = "x-request-id"
+_UNREADABLE = object()  # in place of a message that could not be deserialised
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 
@@ -95,7 +96,7 @@ class Gate(grpc.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(refuse)
 
     def _guarded(self, handler: Any, method: str, call_id: str) -> Any:
-        serializers = (handler.request_deserializer, handler.response_serializer)
+        serializers = (_marking(handler.request_deserializer), handler.response_serializer)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 self._guard_stream(handler.stream_stream, method, call_id), *serializers
@@ -109,7 +110,7 @@ class Gate(grpc.ServerInterceptor):
     def _guard(self, behaviour: Callable[..., Any], method: str, call_id: str) -> Callable[..., Any]:
         def guarded(request: Any, context: Any) -> Any:
             with self._watch(method, call_id, context) as ended:
-                ended.response = behaviour(request, context)
+                ended.response = behaviour(_readable(request, context), context)
                 return ended.response
 
         return guarded
@@ -117,7 +118,7 @@ class Gate(grpc.ServerInterceptor):
     def _guard_stream(self, behaviour: Callable[..., Any], method: str, call_id: str) -> Callable[..., Any]:
         def guarded(requests: Any, context: Any) -> Iterator[Any]:
             with self._watch(method, call_id, context) as ended:
-                for update in behaviour(requests, context):
+                for update in behaviour(_readable(requests, context), context):
                     if update.HasField("response"):
                         ended.response = update.response
                     yield update
@@ -140,6 +141,27 @@ class Gate(grpc.ServerInterceptor):
             context.abort(grpc.StatusCode.INTERNAL, f"Внутренняя ошибка сервера, номер запроса {call_id}")
         finally:
             self._recorder.record(method, context, ended.response, time.perf_counter() - started_s)
+
+
+def _marking(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Turns what is no message into _UNREADABLE: grpc never lets go of a call whose message raises (16 KB each)."""
+
+    def attempt(data: bytes) -> Any:
+        try:
+            return deserialise(data)
+        except Exception:
+            return _UNREADABLE
+
+    return attempt
+
+
+def _readable(received: Any, context: Any) -> Any:
+    """The message or the messages of a call, which ends here at one that is none."""
+    if isinstance(received, Iterator):
+        return (_readable(message, context) for message in received)
+    if received is _UNREADABLE:
+        context.abort(grpc.StatusCode.INTERNAL, "Сообщение не разобрать: это не protobuf этого сервиса")
+    return received
 
 
 @dataclass

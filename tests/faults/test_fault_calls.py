@@ -78,9 +78,17 @@ def test_a_bomb_as_message_compression_is_refused(open_house: OpenHouse) -> None
 @row(25)
 def test_an_invalid_protobuf_is_an_internal_error(open_house: OpenHouse) -> None:
     house = open_house()
-    error: Any = status_of(lambda: house.channel.unary_unary(UNARY)(b"\xff" * 100, timeout=PATIENCE_S))
-    assert error.code() is Code.INTERNAL
-    assert "Traceback" not in error.details()
+    streamed = house.channel.stream_unary(UNARY + "Stream")
+    described = transcription_pb2.AudioChunk(chunk_data=b"RIFF", filename="a.wav").SerializeToString()
+    calls = (
+        lambda: house.channel.unary_unary(UNARY)(b"\xff" * 100, timeout=PATIENCE_S),
+        lambda: streamed(iter([b"\xff" * 100]), timeout=PATIENCE_S),
+        lambda: streamed(iter([described, b"\xff" * 100]), timeout=PATIENCE_S),
+    )
+    for call in calls:
+        error: Any = status_of(call)
+        assert error.code() is Code.INTERNAL
+        assert "Traceback" not in error.details()
 
 
 @row(26)
