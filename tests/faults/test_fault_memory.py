@@ -1,0 +1,134 @@
+"""Over hundreds of repeats of a fault the server's memory is flat, and it holds on to nothing."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import pytest
+
+from api.grpc.server import SERVICE_NAME
+from generated.v1 import transcription_pb2
+from tests.faults import belongings, recordings
+from tests.faults.house import PATIENCE_S, pieces
+from tests.faults.raw_http2 import HalfCall
+from tests.faults.served import Served, served
+from tests.unit import media
+
+pytestmark = pytest.mark.slow
+
+MIB = 1024**2
+WARM_UP, REPEATS, AT_ONCE = 100, 200, 4
+MAX_GROWTH_BYTES = 3 * MIB  # 15 KB a repeat; at rest it varies by less than 1 MiB
+UNARY = f"/{SERVICE_NAME}/TranscribeAudio"
+MESSAGE_LIMIT_BYTES = 2 * MIB
+
+
+def whole(audio_bytes: bytes, filename: str = "a.wav") -> Callable[[Served], None]:
+    """One message and its answer, whatever that is."""
+    request = transcription_pb2.AudioRequest(audio_data=audio_bytes, filename=filename)
+
+    def send(server: Served) -> None:
+        with suppress(grpc.RpcError):
+            server.stub.TranscribeAudio(request, timeout=PATIENCE_S)
+
+    return send
+
+
+def stream(audio_bytes: bytes) -> Callable[[Served], None]:
+    """A stream and its answer, whatever that is."""
+
+    def send(server: Served) -> None:
+        with suppress(grpc.RpcError):
+            server.stub.TranscribeAudioStream(pieces(audio_bytes, filename="a.wav"), timeout=PATIENCE_S)
+
+    return send
+
+
+def bytes_on(method: str) -> Callable[[Served], None]:
+    """Bytes that are no message."""
+
+    def send(server: Served) -> None:
+        with suppress(grpc.RpcError):
+            server.channel.unary_unary(method)(b"\xff" * 100, timeout=PATIENCE_S)
+
+    return send
+
+
+def cancel(server: Served) -> None:
+    call = server.begin(recordings.recording("wav", 5))
+    with suppress(grpc.FutureTimeoutError, grpc.FutureCancelledError):
+        call.result(timeout=0.03)
+    call.cancel()
+
+
+def let_the_deadline_pass(server: Served) -> None:
+    with suppress(grpc.RpcError):
+        server.begin(recordings.recording("wav", 5), timeout_s=0.03).result()
+
+
+def send_half(server: Served) -> None:
+    with HalfCall(server.port, UNARY):
+        pass
+
+
+def never_ends() -> Iterator[transcription_pb2.AudioChunk]:
+    while True:
+        yield transcription_pb2.AudioChunk(chunk_data=bytes(65_536), filename="a.wav")
+
+
+def send_without_end(server: Served) -> None:
+    with suppress(grpc.RpcError):
+        server.stub.TranscribeAudioStream(never_ends(), timeout=PATIENCE_S)
+
+
+def send_a_bomb(server: Served) -> None:
+    with suppress(grpc.RpcError):
+        call = server.channel.unary_unary(UNARY)
+        call(bytes(8 * MIB), compression=grpc.Compression.Gzip, timeout=PATIENCE_S)
+
+
+FAULTS: dict[str, Callable[[Served], None]] = {
+    "1 nothing": whole(b""),
+    "3 random bytes": whole(recordings.random_bytes()),
+    "3 random bytes, streamed": stream(recordings.random_bytes()),
+    "4 text": whole(recordings.text()),
+    "5 header only": stream(media.wav_header(0)),
+    "6 no sample rate": whole(recordings.wav_claiming(sample_rate=0)),
+    "9 too long": whole(recordings.wav_claiming(sample_rate=1)),
+    "9 too long, streamed": stream(recordings.wav_claiming(sample_rate=1)),
+    "18 playlist": whole(recordings.playlist("/etc/hostname")),
+    "19 file name": whole(recordings.control(), "../../" * 1000 + "a.wav"),
+    "21 silence": whole(recordings.silence(1)),
+    "22 too large": whole(bytes(MESSAGE_LIMIT_BYTES + 1000)),
+    "23 stream too large": send_without_end,
+    "24 bomb": send_a_bomb,
+    "25 no message": bytes_on(UNARY),
+    "26 unknown method": bytes_on(f"/{SERVICE_NAME}/Nothing"),
+    "28 half sent": send_half,
+    "30 cancelled": cancel,
+    "31 deadline": let_the_deadline_pass,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_memory_is_flat_over_repeats_of_a_fault(fault: str) -> None:
+    settings = {
+        "GRPC_MAX_RECEIVE_MESSAGE_LENGTH": str(MESSAGE_LIMIT_BYTES),
+        "STREAM_MAX_BYTES": str(MIB),
+        "AUDIO_MAX_DURATION_S": "30",
+    }
+    with served("reciter", **settings) as server, ThreadPoolExecutor(AT_ONCE) as clients:
+
+        def repeat(times: int) -> dict[str, Any]:
+            list(clients.map(lambda _: FAULTS[fault](server), range(times)))
+            assert server.ask(recordings.control()).success
+            pid = server.process.pid
+            belongings.assert_settles(lambda: belongings.children(pid))
+            return {"memory": belongings.memory_bytes(pid), "open": sum(belongings.descriptors(pid).values())}
+
+        before = repeat(WARM_UP)
+        after = repeat(REPEATS)
+        assert after["memory"] - before["memory"] < MAX_GROWTH_BYTES
+        belongings.assert_settles(lambda: sum(belongings.descriptors(server.process.pid).values()) > before["open"])

@@ -1,0 +1,52 @@
+"""A short soak, and that a soak would notice what it is there for."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from tests.soak.report import slope_bytes, verdict
+from tests.soak.run import Holdings, Result, soak
+
+MIB = 1024**2
+AT_REST = Holdings(requests=100, memory_bytes=90 * MIB, descriptors=9, threads=22, children=0)
+GOOD = Result([0.1] * 100, Counter({("wav", "OK"): 100}), Counter(), [], AT_REST, AT_REST, [], 0)
+
+
+def test_a_soak_that_loses_and_leaks_nothing_passes() -> None:
+    assert verdict(GOOD, 100) == []
+
+
+BAD = {
+    "a lost request": replace(GOOD, lost=Counter({("wav", "WRONG"): 1})),
+    "no requests": replace(GOOD, latencies_s=[]),
+    "memory": replace(GOOD, at_rest_after=replace(AT_REST, memory_bytes=120 * MIB)),
+    "a descriptor": replace(GOOD, at_rest_after=replace(AT_REST, descriptors=10)),
+    "threads": replace(GOOD, at_rest_after=replace(AT_REST, threads=40)),
+    "a child": replace(GOOD, at_rest_after=replace(AT_REST, children=1)),
+    "a file": replace(GOOD, temporary_files=["transcription-1"]),
+    "a bad end": replace(GOOD, exit_code=1),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_soak_that_loses_or_leaks_something_fails(name: str) -> None:
+    assert len(verdict(BAD[name], 100)) == 1
+
+
+def test_growth_is_measured_per_thousand_requests() -> None:
+    samples = [
+        replace(AT_REST, requests=number, memory_bytes=90 * MIB + number * 2048) for number in range(0, 5000, 100)
+    ]
+    slope, error = slope_bytes(samples)
+    assert slope == pytest.approx(2048 * 1000)
+    assert error < 1
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_two_hundred_mixed_requests_lose_and_leak_nothing() -> None:
+    result = soak(200, 240, 4, lambda line: None)
+    assert len(result.latencies_s) == 200
+    assert len(result.outcomes) > 20  # of all kinds
+    assert verdict(result, 200) == []
