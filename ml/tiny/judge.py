@@ -49,11 +49,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    write_set(folder, "trained", short_clips(194, SEED, held_out=False))
-    write_set(folder, "trained-mp3", short_clips(97, SEED + 1, held_out=False), "mp3")
-    write_set(folder, "held-out", short_clips(120, SEED + 2, held_out=True))
-    write_set(folder, "recordings", recordings(4, SEED + 3, False, 180))
-    write_set(folder, "recordings-held-out", recordings(4, SEED + 4, True, 60))
+    write_set(folder, "trained", short_clips(98, SEED, held_out=False))
+    write_set(folder, "trained-mp3", short_clips(40, SEED + 1, held_out=False), "mp3")
+    write_set(folder, "held-out", short_clips(60, SEED + 2, held_out=True))
+    write_set(folder, "recordings", recordings(2, SEED + 3, False, 180))
+    write_set(folder, "recordings-held-out", recordings(4, SEED + 4, True, 30))
     write_set(folder, "no-speech", without_speech(SEED))
 
 

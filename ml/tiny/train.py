@@ -25,7 +25,7 @@ from ml.tiny.steering import PROCESSES, Steering
 from ml.tiny.tokenizer import train_tokenizer, word_ids
 from ml.tiny.windows import WHOLE, Batch, WindowMaker
 
-WARMUP_STEPS = 150
+WARMUP_STEPS = 50
 SHORT = 600  # mel frames in a short window
 
 
