@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import BinaryIO, TypeVar
 
-from ml.audio.decoding import AudioDecoder, Decoding
+from ml.audio.decoding import AudioDecoder, Decoding, PlainDecoding
 from ml.audio.presence import may_hold_speech
 from ml.audio.splitting import Chunk, PauseSplitter
 from ml.loops import LoopGuard
@@ -47,7 +47,7 @@ class Pipeline:
         with self.decoder.open(source, pcm_sample_rate=pcm_sample_rate, cancelled=cancelled) as decoding:
             return self.run(decoding, cancelled, on_segment)
 
-    def run(self, decoding: Decoding, cancelled: threading.Event, on_segment: OnSegment) -> Transcript:
+    def run(self, decoding: Decoding | PlainDecoding, cancelled: threading.Event, on_segment: OnSegment) -> Transcript:
         """Transcribes what comes out of a decoding that has been started."""
         run = _Run(self.chunk_duration_s, LoopGuard(self.recognise, self.recognise_again), cancelled)
         segments = []

@@ -16,10 +16,11 @@ from ml.audio.binary import find_ffmpeg
 from ml.audio.child import DecoderChild, Ending
 from ml.audio.command import SAMPLE_BYTES, SAMPLE_RATE, decode_command
 from ml.audio.limits import ChildLimits
+from ml.audio.plain import plain_samples, read_blocks
 from ml.audio.truncation import ends_early
 from ml.errors import AudioTooLongError, DecodingCancelledError, EmptyAudioError, UndecodableAudioError
 
-__all__ = ["SAMPLE_RATE", "AudioDecoder", "Decoding", "find_ffmpeg"]
+__all__ = ["SAMPLE_RATE", "AudioDecoder", "Decoding", "PlainDecoding", "find_ffmpeg"]
 
 BLOCK_BYTES = SAMPLE_RATE * SAMPLE_BYTES  # 32,000 bytes: one second
 DAMAGED_WARNING = "Запись повреждена или обрезана: распознана та её часть, которую удалось прочитать."
@@ -45,8 +46,10 @@ class AudioDecoder:
     @contextmanager
     def open(
         self, source: IO[bytes], pcm_sample_rate: int | None = None, cancelled: threading.Event | None = None
-    ) -> Iterator["Decoding"]:
+    ) -> Iterator["Decoding | PlainDecoding"]:
         """Start decoding the whole of `source` and yield the running `Decoding`; its process ends with the block.
+
+        16 kHz mono 16-bit WAV or PCM needs no decoding: it is read in this process, and no other is started.
 
         `source` is a seekable file with a descriptor, at any position; leave it alone until the block ends. With
         `pcm_sample_rate` (Hz) it is raw 16-bit little-endian mono PCM. Setting `cancelled` kills the decoder.
@@ -55,8 +58,14 @@ class AudioDecoder:
         """
         command = decode_command(self.ffmpeg, self.max_duration_s, pcm_sample_rate)
         limits = ChildLimits(cpu_s=math.ceil(self.timeout_s))
+        cancelled = cancelled or threading.Event()
         with _rewound(source) as cut_short:
-            child = DecoderChild(command, source, self.timeout_s, limits, cancelled or threading.Event())
+            if samples := plain_samples(source.fileno(), pcm_sample_rate):
+                blocks = read_blocks(source.fileno(), samples, BLOCK_BYTES, cancelled)
+                yield PlainDecoding(blocks, self.max_duration_s, cut_short and pcm_sample_rate is None)
+                return
+            os.lseek(source.fileno(), 0, os.SEEK_SET)
+            child = DecoderChild(command, source, self.timeout_s, limits, cancelled)
             try:
                 yield Decoding(child, self, cut_short and pcm_sample_rate is None)
             finally:
@@ -134,10 +143,7 @@ class Decoding:
             self._n_samples += len(block)
             if self.duration_s > self._decoder.max_duration_s:
                 self._child.close()
-                raise AudioTooLongError(
-                    f"Запись длиннее {self._decoder.max_duration_s:g} с, а больше не позволяет настройка "
-                    "AUDIO_MAX_DURATION_S. Разделите запись на части."
-                )
+                raise _too_long(self._decoder.max_duration_s)
             yield block
         self._judge(self._child.finish())
 
@@ -158,6 +164,35 @@ class Decoding:
             _refuse(ending)
         if ending.complained or ending.exit_code != 0 or self._cut_short:
             self._warnings = (DAMAGED_WARNING,)
+
+
+class PlainDecoding:
+    """A recording that needs no decoding; to be used as a Decoding is."""
+
+    def __init__(self, blocks: Iterator[Waveform], max_duration_s: float, cut_short: bool) -> None:
+        self._blocks = blocks
+        self._max_duration_s = max_duration_s
+        self._n_samples = 0
+        self.warnings: tuple[str, ...] = (DAMAGED_WARNING,) if cut_short else ()
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the sound yielded so far, in seconds."""
+        return self._n_samples / SAMPLE_RATE
+
+    def __iter__(self) -> Iterator[Waveform]:
+        for block in self._blocks:
+            self._n_samples += len(block)
+            if self.duration_s > self._max_duration_s:
+                raise _too_long(self._max_duration_s)
+            yield block
+
+
+def _too_long(max_duration_s: float) -> AudioTooLongError:
+    return AudioTooLongError(
+        f"Запись длиннее {max_duration_s:g} с, а больше не позволяет настройка "
+        "AUDIO_MAX_DURATION_S. Разделите запись на части."
+    )
 
 
 @contextmanager

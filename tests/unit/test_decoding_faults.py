@@ -272,7 +272,10 @@ def test_21_digital_silence_is_success() -> None:
 @needs_signals
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGTERM", "SIGINT"])
 def test_35_decoder_killed_half_way_is_not_taken_for_the_end(name: str) -> None:
-    with pytest.raises(UndecodableAudioError, match="аварийно"), decoding_of(media.wav(media.voice(40))) as decoding:
+    with (
+        pytest.raises(UndecodableAudioError, match="аварийно"),
+        decoding_of(media.wav(media.voice(40, sample_rate=8000), 8000)) as decoding,
+    ):
         for number, _ in enumerate(decoding):
             if number == 0:
                 os.kill(decoding.pid, getattr(signal, name))
@@ -284,7 +287,7 @@ def test_36_stopped_decoder_ends_at_its_time_limit() -> None:
     decoder = AudioDecoder(DECODER.ffmpeg, 60, timeout_s=0.5)
     with (
         pytest.raises(UndecodableAudioError, match="AUDIO_DECODE_TIMEOUT_S"),
-        decoding_of(media.wav(media.voice(40)), decoder) as decoding,
+        decoding_of(media.wav(media.voice(40, sample_rate=8000), 8000), decoder) as decoding,
     ):
         os.kill(decoding.pid, signal.SIGSTOP)
         for _ in decoding:
@@ -303,7 +306,7 @@ def test_cancelling_ends_the_wait_for_a_silent_decoder_at_once() -> None:
     timer = threading.Timer(0.2, cancel)
     with (
         pytest.raises(DecodingCancelledError),
-        decoding_of(media.wav(media.voice(40)), cancelled=cancelled) as decoding,
+        decoding_of(media.wav(media.voice(40, sample_rate=8000), 8000), cancelled=cancelled) as decoding,
     ):
         os.kill(decoding.pid, signal.SIGSTOP)
         timer.start()
@@ -315,7 +318,7 @@ def test_cancelling_ends_the_wait_for_a_silent_decoder_at_once() -> None:
 
 def test_cancelling_kills_the_decoder_of_a_consumer_busy_elsewhere() -> None:
     cancelled = threading.Event()
-    with decoding_of(media.wav(media.voice(40)), cancelled=cancelled) as decoding:
+    with decoding_of(media.wav(media.voice(40, sample_rate=8000), 8000), cancelled=cancelled) as decoding:
         blocks = iter(decoding)
         next(blocks)
         cancelled.set()
