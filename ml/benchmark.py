@@ -36,6 +36,7 @@ WORKLOADS = ("calls", "clips", "file", "clients", "beside", "long_file", "length
 MAX_DURATION_S = 24 * 3600.0
 RANDOM_NEW_TOKENS = 160  # dense Russian speech in 30 s
 NEW_TOKENS = 350  # the service's default
+OUTPUTS = ("json", "markdown", "plot")  # options that change no figure
 
 Known = tuple[dict[str, str | int], dict[str, object], floor.Floor]
 """The machine, the options and the floor."""
@@ -91,8 +92,7 @@ def run(flags: argparse.Namespace, sizes: Sizes) -> Iterator[tuple[list[Line], K
             babbles=flags.weights in SHAPES,
             on_answer=lambda workload: _show(bar, workload),
         )
-        options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(flags).items()}
-        options["new_tokens"] = new_tokens
+        options = {key: value for key, value in vars(flags).items() if key not in OUTPUTS} | {"new_tokens": new_tokens}
         for name in (name for name in WORKLOADS if name in flags.workloads):
             lines = _measure(name, bench, flags.weights)
             yield lines, (machine.describe(device), options, floor.measure(model, flags.slots, sizes.floor_repeats))

@@ -63,11 +63,11 @@ def to_table(lines: Sequence[Line]) -> str:
 
 def to_markdown(lines: Sequence[Line]) -> str:
     """The same table for a page."""
-    head = ["workload", *COLUMNS]
+    head = ["workload", *COLUMNS, "note"]
     text = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for line in lines:
-        cells = [line.workload, *(show(line) for show in COLUMNS.values())]
-        text.append("| " + " | ".join(cells) + " |" + _note(line))
+        cells = [line.workload, *(show(line) for show in COLUMNS.values()), _note(line).strip()]
+        text.append("| " + " | ".join(cells) + " |")
     return "\n".join(text)
 
 

@@ -86,7 +86,7 @@ def test_report_says_on_what_it_was_measured(found: dict[str, Any]) -> None:
 
 def test_table_for_the_page_has_every_column_in_every_row(folder: Path) -> None:
     rows = (folder / "run.md").read_text(encoding="utf-8").splitlines()
-    assert all(row.count("|") == len(COLUMNS) + 2 for row in rows)
+    assert all(row.count("|") == len(COLUMNS) + 3 for row in rows)
 
 
 def test_plot_is_an_image(folder: Path) -> None:
