@@ -200,7 +200,7 @@ def test_a_call_cancelled_while_it_is_decoded_takes_its_decoder_along(open_house
     begun, service = threading.Event(), house.service
     assert isinstance(service, Reciter)
     service.at_chunk = lambda number: begun.set() or may_end.wait(PATIENCE_S)
-    audio_bytes = media.wav(media.voice(100))
+    audio_bytes = media.wav(media.voice(100, sample_rate=8000), 8000)
     if streamed:
         call = house.stub.TranscribeAudioStream.future(pieces(audio_bytes, filename="a.wav"), timeout=PATIENCE_S)
     else:

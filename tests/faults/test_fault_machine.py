@@ -115,7 +115,7 @@ def test_a_decoder_killed_fails_its_own_request_only(
     open_house: OpenHouse, blow: signal.Signals, streamed: bool
 ) -> None:
     house = open_house(model_chunk_duration=1)
-    audio_bytes = media.wav(media.voice(100))
+    audio_bytes = media.wav(media.voice(100, sample_rate=8000), 8000)
     at_first_chunk(house, lambda decoder: os.kill(decoder, blow))
     answer = house.stream(pieces(audio_bytes, filename="a.wav")) if streamed else house.ask(audio_bytes)
     assert_refused([answer], "UNDECODABLE_AUDIO")
@@ -135,7 +135,7 @@ def test_a_decoder_killed_does_not_touch_the_requests_beside_it(open_house: Open
     service.at_chunk = note
     calls = []
     for count in (1, 2, 3):
-        calls.append(house.begin(media.wav(media.voice(100))))
+        calls.append(house.begin(media.wav(media.voice(100, sample_rate=8000), 8000)))
         belongings.assert_settles(lambda count=count: len(decoders), count)
     os.kill(decoders[1], signal.SIGKILL)
     may_go_on.set()
@@ -148,7 +148,7 @@ def test_a_decoder_killed_does_not_touch_the_requests_beside_it(open_house: Open
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_decoder_stopped_ends_at_its_time_limit(open_house: OpenHouse, streamed: bool) -> None:
     house = open_house(model_chunk_duration=1, audio_decode_timeout_s=1)
-    audio_bytes = media.wav(media.voice(100))
+    audio_bytes = media.wav(media.voice(100, sample_rate=8000), 8000)
     at_first_chunk(house, lambda decoder: os.kill(decoder, signal.SIGSTOP))
     started_s = time.monotonic()
     answer = house.stream(pieces(audio_bytes, filename="a.wav")) if streamed else house.ask(audio_bytes)
