@@ -153,7 +153,7 @@ def test_interrupted_call_is_cancelled_though_the_connection_lives_on(
         _thread.interrupt_main()
 
     service.may_answer.clear()
-    with TranscriptionClient(address) as client:
+    with TranscriptionClient(address, 2 * PATIENCE_S) as client:
         threading.Thread(target=interrupt).start()
         with pytest.raises(KeyboardInterrupt) as interruption:
             (client.transcribe_stream if stream else client.transcribe)(recording)
