@@ -6,6 +6,8 @@ from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: python api/grpc/transcription_server.py
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+# Threads that wait for each other sleep rather than spin: decoders and requests need the processors as well.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # to be set before torch is imported
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc's own lines would drown our one line about a taken port
 
 import argparse
