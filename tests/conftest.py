@@ -1,5 +1,6 @@
 """Real servers for the tests: one around a fake recogniser for each test, one around the bundled model for all."""
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from resources.config import PROJECT_ROOT, Settings
 from services.transcription.base_service import TranscriptionServiceBase
 from services.transcription.implementations import BorealisTranscriptionService
 from services.transcription.interface import ITranscriptionService
+
+# A shell starts background jobs with Ctrl+C ignored, and every process started from here would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_MODEL = PROJECT_ROOT / "ml" / "checkpoints" / "borealis-tiny-ru"
 SAMPLES = PROJECT_ROOT / "resources" / "samples"
