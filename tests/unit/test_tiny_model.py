@@ -78,7 +78,7 @@ def test_the_configuration_leaves_nothing_to_defaults(network: VoxtralForConditi
     assert text.head_dim == 64 and audio.d_model // audio.encoder_attention_heads == 64
     assert text.rope_parameters["rope_theta"] == 1e6 and text.rms_norm_eps == 1e-6
     assert audio.encoder_ffn_dim == audio.intermediate_size == 4 * audio.d_model
-    assert network.lm_head.weight is network.get_input_embeddings().weight
+    assert torch.equal(network.lm_head.weight, network.get_input_embeddings().weight)
 
 
 def test_transformers_alone_transcribes_the_demo(
