@@ -6,8 +6,8 @@ import sys
 import threading
 
 from api.grpc.server import TranscriptionServer
-from resources.config import PROJECT_ROOT, Settings
-from tests.conftest import FakeService, settings_for_tests
+from resources.config import PROJECT_ROOT
+from tests.conftest import SlowToStart, settings_for_tests
 from tests.ports import free_port
 from tests.unit.test_deploy import health_check
 
@@ -21,20 +21,8 @@ def exit_code(port: int) -> int:
     return subprocess.run(command, env=environment, cwd=PROJECT_ROOT, capture_output=True, timeout=60).returncode
 
 
-class SlowToStart(FakeService):
-    """Takes as long to start as the test wants."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.may_start = threading.Event()
-
-    def start(self, settings: Settings) -> None:
-        super().start(settings)
-        assert self.may_start.wait(120)
-
-
 def test_container_is_healthy_exactly_while_the_server_is_serving() -> None:
-    service = SlowToStart()
+    service = SlowToStart(patience_s=120)
     server = TranscriptionServer(service, settings_for_tests(auth_token_hashes="0" * 64))
     thread = threading.Thread(target=server.start)
     thread.start()

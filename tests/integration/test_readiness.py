@@ -9,22 +9,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from api.grpc.server import SERVICE_NAME, PortTakenError, TranscriptionServer
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
-from resources.config import Settings
-from tests.conftest import FakeService, settings_for_tests
+from tests.conftest import FakeService, SlowToStart, settings_for_tests
 
 Health = health_pb2.HealthCheckResponse
-
-
-class SlowToStart(FakeService):
-    """Takes as long to start as the test wants."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.may_start = threading.Event()
-
-    def start(self, settings: Settings) -> None:
-        super().start(settings)
-        assert self.may_start.wait(20)
 
 
 @pytest.fixture
