@@ -12,7 +12,6 @@ PLACES = 64  # channels of the encoder that carry the position, half of them sin
 HEAD = 64
 MEAN_FREQUENCY = 0.15  # rad a frame: a head then sees about 7 frames (0.14 s) to each side of its aim
 SHARPNESS = 1.6  # of the aim, against the layer-normed position
-COPY_SHARPNESS, COPY_GAIN = 2.0, 3.0
 AIMS = ((-6, 0, 6), (-12, 0, 12), (-22, -6, 6), (-25, 8, 25))  # frames of 20 ms ahead, by layer and head
 
 
@@ -68,29 +67,3 @@ def _aim(attention: Any, aims: tuple[int, ...], frequencies: torch.Tensor) -> No
             block[index + count, index + count] = SHARPNESS * turn.cos()
             block[index + count, index] = -SHARPNESS * turn.sin()
         attention.q_proj.bias.zero_()
-
-
-@torch.no_grad()
-def aim_decoder(network: VoxtralForConditionalGeneration, maps: list[torch.Tensor]) -> None:
-    """Let two heads of the first decoder layer copy: they find the word said last in the audio and read the one after.
-
-    `maps` (H, H) turn an audio token into the embedding of its current, previous and next word (the helper heads). Head
-    0 matches the current word and reads the next one, head 1 matches the previous one and reads the current. Matching
-    uses the 32 channels that rotary positions turn least.
-    """
-    current, previous, following = maps
-    for layer in network.model.language_model.layers:
-        layer.self_attn.o_proj.weight *= 0.1  # all else speaks softly at first
-        layer.mlp.down_proj.weight *= 0.1
-    attention = network.model.language_model.layers[0].self_attn
-    slow = torch.cat([torch.arange(16, 32), torch.arange(48, 64)])
-    for head, (found, read) in enumerate(((current, following), (previous, current))):
-        rows = slice(head * HEAD, (head + 1) * HEAD)
-        sketch = torch.linalg.qr(torch.randn(found.shape[0], HEAD))[0].T  # (64, H), orthonormal rows
-        for projection, block in ((attention.q_proj, sketch[:32]), (attention.k_proj, sketch[:32] @ found)):
-            projection.weight[rows] = 0
-            projection.weight[rows.start + slow] = block * COPY_SHARPNESS
-            projection.bias[rows] = 0
-        attention.v_proj.weight[rows] = sketch @ read * COPY_GAIN
-        attention.v_proj.bias[rows] = 0
-        attention.o_proj.weight[:, rows] = sketch.T

@@ -8,22 +8,18 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 from torch import nn
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    PreTrainedTokenizerFast,
-    VoxtralConfig,
-    VoxtralForConditionalGeneration,
-)
-from transformers.masking_utils import eager_mask
+from transformers import PreTrainedTokenizerFast, VoxtralConfig, VoxtralForConditionalGeneration
 
 from ml.tiny.beginning import initialise
 from ml.tiny.tokenizer import prompt_ids, word_ids
-from ml.tiny.windows import IGNORED, Batch
+from ml.tiny.windows import IGNORED, WORD_ROWS, Batch
 
 AUDIO_TOKENS = 375  # in the prompt of a whole 30 s window
 PHONEME_CLASSES = 64
+BLOCK = 300  # encoder frames that see each other while only neighbourhoods are trained
+MISHEARD = 0.3  # share of words that are replaced by the decoder's own guesses
 WORD_LOSS, PHONEME_LOSS = 1.0, 1.0  # weights of the helper losses
+WORD_NAMES = ("sounding", "next", "last", "second", "third")  # the rows of a batch's word classes
 
 
 @dataclass(frozen=True)
@@ -92,31 +88,8 @@ def build_network(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> VoxtralFo
     network = VoxtralForConditionalGeneration(config)
     network.lm_head.weight = network.get_input_embeddings().weight
     initialise(network)
-    network.set_attn_implementation("plain")
+    network.set_attn_implementation("sdpa")
     return network
-
-
-def plain_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention over (B, heads, T, 64) written out: on a CPU a third faster to train than the fused kernel."""
-    with torch.autocast("cpu", enabled=False):
-        factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-        scores = (query * factor).to(value.dtype) @ key.to(value.dtype).transpose(2, 3)
-        if attention_mask is not None:
-            scores = scores + attention_mask.to(value.dtype)
-        mixed = scores.softmax(dim=-1) @ value
-    return mixed.transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register("plain", plain_attention)
-AttentionMaskInterface.register("plain", eager_mask)
 
 
 class Trainee(nn.Module):
@@ -131,27 +104,35 @@ class Trainee(nn.Module):
         self.network = network
         width = network.config.text_config.hidden_size
         self.phoneme_head = nn.Linear(network.config.audio_config.d_model, PHONEME_CLASSES)
-        self.word_heads = nn.ModuleList([nn.Linear(width, width) for _ in range(3)])
-        self.word_bias = nn.Parameter(torch.zeros(3, len(word_ids(tokenizer)) + 1))
+        self.word_heads = nn.ModuleList([nn.Linear(width, width) for _ in range(WORD_ROWS)])
+        self.word_bias = nn.Parameter(torch.zeros(WORD_ROWS, len(word_ids(tokenizer)) + 1))
         before, after = prompt_ids(tokenizer)
         self.register_buffer("before", torch.tensor([before]), persistent=False)
         self.register_buffer("after", torch.tensor([after]), persistent=False)
         # class 0 of the word heads is "no word", class n + 1 is word n of the vocabulary
         self.register_buffer("classes", torch.tensor([tokenizer.eos_token_id, *word_ids(tokenizer)]), persistent=False)
 
-    def encode(self, features: torch.Tensor, offset: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(
+        self, features: torch.Tensor, offset: int, shift: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoder frames (B, T/2, D) and audio tokens (B, T/8, H) of features (B, 128, T).
 
-        `offset` says at which encoder position of the 30 s the features begin.
+        `offset` says at which encoder position of the 30 s the features begin. With a `shift` attention stays within
+        blocks of 6 s that begin there, at half the cost of a whole window; blocks wrap around.
         """
         tower = self.network.model.audio_tower
         hidden = functional.gelu(tower.conv1(features))
         hidden = functional.gelu(tower.conv2(hidden)).transpose(1, 2)  # (B, T/2, D)
         hidden = hidden + tower.embed_positions.weight[offset : offset + hidden.shape[1]]
+        shape = hidden.shape
+        if shift is not None:
+            hidden = hidden.roll(-shift, dims=1).reshape(-1, BLOCK, shape[2])
         for layer in tower.layers:
             hidden = layer(hidden, attention_mask=None)
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-        hidden = tower.layer_norm(hidden)
+        hidden = tower.layer_norm(hidden.reshape(shape))
+        if shift is not None:
+            hidden = hidden.roll(shift, dims=1)
         grouped = hidden.reshape(hidden.shape[0], -1, 4 * hidden.shape[2])  # (B, T/8, 4 D)
         return hidden, self.network.model.multi_modal_projector(grouped)
 
@@ -179,12 +160,28 @@ class Trainee(nn.Module):
         )
         return self.network.lm_head(output.last_hidden_state[:, -texts.shape[1] :])  # type: ignore[no-any-return]
 
-    def forward(self, batch: Batch, helpers: float, decoder: bool) -> tuple[torch.Tensor, dict[str, float]]:
-        """The loss and its parts; `helpers` scales the helper losses."""
-        frames, audio = self.encode(batch.features, batch.offset)
+    @torch.no_grad()
+    def _misheard(self, audio: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The texts (B, L) with some words as the decoder itself would have said them, so that it learns to go on after
+        a mistake."""
+        texts = batch.texts.clamp(min=0)
+        guesses = self.decode(audio, texts, batch.offset).argmax(dim=-1)
+        taken = (torch.rand(texts.shape) < MISHEARD) & torch.isin(guesses, self.classes[1:])
+        return torch.where(taken & (batch.texts != self.classes[0]), guesses, texts)
+
+    def forward(
+        self, batch: Batch, helpers: float, learner: str, shift: int | None
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss and its parts; `helpers` scales the helper losses, `shift` is as in `encode`.
+
+        `learner` says which part learns from the text: "none", the "decoder" alone, or "all".
+        """
+        frames, audio = self.encode(batch.features, batch.offset, shift)
         text = torch.zeros(())
-        if decoder:
-            text = cross_entropy(self.decode(audio, batch.texts.clamp(min=0), batch.offset), batch.texts)
+        if learner != "none":
+            heard = audio.detach() if learner == "decoder" else audio
+            said = self._misheard(heard.detach(), batch)
+            text = cross_entropy(self.decode(heard, said, batch.offset), batch.texts)
         phoneme = cross_entropy(self.phoneme_head(frames), batch.phonemes)
         rows = self.network.get_input_embeddings().weight[self.classes]
         words = torch.stack(
@@ -194,7 +191,7 @@ class Trainee(nn.Module):
             ]
         )
         loss = text + helpers * (PHONEME_LOSS * phoneme + WORD_LOSS * words.mean())
-        parts = {"text": text, "phoneme": phoneme, "word": words[0], "previous": words[1], "next": words[2]}
+        parts = {"text": text, "phoneme": phoneme, **dict(zip(WORD_NAMES, words, strict=True))}
         return loss, {name: float(part.detach()) for name, part in parts.items()}
 
 

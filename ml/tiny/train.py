@@ -1,6 +1,6 @@
 """Train the tiny model on pools of speech, in two processes of one thread each.
 
-Run `python -m ml.tiny.train --pools A B --run FOLDER --minutes M --frames T …`; see README.md for the whole course.
+Run `python -m ml.tiny.train --pools A B --run FOLDER --steps N …`; see README.md for the whole course.
 """
 
 from __future__ import annotations
@@ -9,24 +9,28 @@ import argparse
 import math
 import time
 from pathlib import Path
-from typing import Any
+from random import Random
 
 import jiwer
+import numpy as np
 import torch
 import torch.distributed as distributed
 from torch.multiprocessing.spawn import spawn
+from transformers import VoxtralForConditionalGeneration
 
-from ml.tiny.beginning import aim_decoder
-from ml.tiny.corpus import Pool
-from ml.tiny.judged import Clip, short_clips
+from ml.tiny import vocabulary
+from ml.tiny.corpus import Pool, trained_variants
+from ml.tiny.following import begin
+from ml.tiny.judged import Clip, recording, short_clips
 from ml.tiny.mel import mel_power, whisper_scale
-from ml.tiny.network import Shape, Trainee, build_network
+from ml.tiny.network import BLOCK, Shape, Trainee, build_network
+from ml.tiny.speech import Espeak
 from ml.tiny.steering import PROCESSES, Steering
 from ml.tiny.tokenizer import train_tokenizer, word_ids
-from ml.tiny.windows import WHOLE, Batch, WindowMaker
+from ml.tiny.windows import WHOLE, WindowMaker
 
 WARMUP_STEPS = 50
-SHORT = 600  # mel frames in a short window
+FITTED_WINDOWS = 64  # that the decoder's first values are fitted to
 
 
 class Trainer:
@@ -37,50 +41,55 @@ class Trainer:
         torch.manual_seed(chosen.seed)
         self.tokenizer = train_tokenizer()
         self.trainee = Trainee(build_network(self.tokenizer, Shape()), self.tokenizer)
-        self.steering = Steering(rank, self.trainee)
-        self.average = {name: value.clone() for name, value in self.trainee.state_dict().items()}
         self.step = 0
         if chosen.start:
-            self._restore(torch.load(chosen.start))
-        if chosen.aim_decoder:
-            aim_decoder(self.trainee.network, [head.get_parameter("weight") for head in self.trainee.word_heads])
+            self._restore(chosen.start)
+        self.average = {name: value.clone() for name, value in self.trainee.state_dict().items()}
         pools = [Pool.load(folder) for folder in chosen.pools]
         shares = [
             len(pool.frames) / (3 if "festival" in folder.name else 1)
             for folder, pool in zip(chosen.pools, pools, strict=True)
         ]
-        seed = chosen.seed * 1_000_003 + self.step * 10 + rank
-        self.windows = WindowMaker(pools, shares, word_ids(self.tokenizer), self.tokenizer.eos_token_id, seed)
+        seed = chosen.seed * 1_000_003 + self.step * 10
+        ids, end = word_ids(self.tokenizer), self.tokenizer.eos_token_id
+        if chosen.aim_decoder:
+            windows = WindowMaker(pools, shares, ids, end, seed + PROCESSES)  # the same in every process
+            windows.strength = chosen.strength[0]
+            begin(self.trainee, windows.batch(FITTED_WINDOWS, WHOLE, chosen.single))
+            self.average = {name: value.clone() for name, value in self.trainee.state_dict().items()}
+        self.windows = WindowMaker(pools, shares, ids, end, seed + rank)
+        self.blocks = np.random.default_rng(seed)  # the same in every process
+        self.steering = Steering(rank, self.trainee)
 
     def run(self) -> None:
-        """Train for the chosen minutes."""
+        """Train for the chosen steps."""
         begun, spoken, tested = time.time(), time.time(), time.time()
-        first, parts = self.step, dict[str, float]()
-        while (progress := self._shared((time.time() - begun) / 60 / self.chosen.minutes)) < 1:
-            rate = self._rate(progress, self.step - first)
+        parts = dict[str, float]()
+        for done in range(self.chosen.steps):
+            progress = done / self.chosen.steps
+            rate = self._rate(progress, done)
             for name, value in self._train_step(rate, progress).items():
-                parts[name] = 0.98 * parts.get(name, value) + 0.02 * value
+                parts[name] = 0.95 * parts.get(name, value) + 0.05 * value
             if self.rank == 0 and time.time() - spoken > 30:
-                per_step = (time.time() - begun) / (self.step - first)
+                per_step = (time.time() - begun) / (done + 1)
                 figures = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
                 print(
                     f"{time.strftime('%H:%M:%S')} step {self.step} {per_step:.2f} s rate {rate:.5f} {figures}",
                     flush=True,
                 )
                 spoken = time.time()
-            if self.rank == 0 and time.time() - tested > 60 * self.chosen.test_every:
+            if self._shared(time.time() - tested) > 60 * self.chosen.test_every:
                 self.save()
                 self.test()
                 tested = time.time()
-        if self.rank == 0:
-            self.save()
-            self.test()
+        self.save()
+        self.test()
 
-    def _shared(self, progress: float) -> float:
-        """The first process's clock."""
-        value = torch.tensor([progress])
-        distributed.broadcast(value, 0)
-        return float(value)
+    def _shared(self, value: float) -> float:
+        """The first process's value."""
+        shared = torch.tensor([value])
+        distributed.broadcast(shared, 0)
+        return float(shared)
 
     def _rate(self, progress: float, steps: int) -> float:
         """Warm-up, then a cosine from `rate` to `final_rate`."""
@@ -92,11 +101,12 @@ class Trainer:
     def _train_step(self, rate: float, progress: float) -> dict[str, float]:
         low, high = self.chosen.strength
         self.windows.strength = low + (high - low) * progress
-        batch = self._batch()
-        with torch.autocast("cpu", torch.bfloat16):
-            loss: torch.Tensor
-            parts: dict[str, float]
-            loss, parts = self.trainee(batch, self.chosen.helpers, not self.chosen.encoder_only)
+        batch = self.windows.batch(self.chosen.windows, self.chosen.frames, self.chosen.single)
+        blocked = self.chosen.frames == WHOLE and self.blocks.random() < self.chosen.blocked
+        shift = int(self.blocks.integers(BLOCK)) if blocked else None
+        loss: torch.Tensor
+        parts: dict[str, float]
+        loss, parts = self.trainee(batch, self.chosen.helpers, self.chosen.text, shift)
         loss.backward()
         self.steering.step(rate)
         self.step += 1
@@ -109,77 +119,77 @@ class Trainer:
         state = self.trainee.state_dict()
         torch._foreach_lerp_(list(self.average.values()), [state[name] for name in self.average], share)
 
-    def _batch(self) -> Batch:
-        """Every other batch is of four times as many short windows where whole ones are trained."""
-        if self.chosen.frames == WHOLE and self.step % 2 == 0:
-            return self.windows.batch(4 * self.chosen.windows, SHORT, self.chosen.single)
-        return self.windows.batch(self.chosen.windows, self.chosen.frames, self.chosen.single)
-
     def save(self) -> None:
         """Write the run's state, replacing the last one."""
-        state = {
-            "weights": self.trainee.state_dict(),
-            "average": self.average,
-            "step": self.step,
-        }
-        self.chosen.run.mkdir(parents=True, exist_ok=True)
-        torch.save(state, self.chosen.run / "next.pt")
-        (self.chosen.run / "next.pt").replace(self.chosen.run / "last.pt")
+        if self.rank == 0:
+            state = {"weights": self.trainee.state_dict(), "average": self.average, "step": self.step}
+            torch.save(state, self.chosen.run / "next.pt")
+            (self.chosen.run / "next.pt").replace(self.chosen.run / "last.pt")
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        for weights in (state["weights"], state["average"]):
-            weights["network.lm_head.weight"] = weights["network.model.language_model.embed_tokens.weight"]
+    def _restore(self, start: Path) -> None:
+        """Go on from the average of a run, or from an exported folder, which has no helper heads."""
+        if start.is_dir():
+            network = VoxtralForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+            self.trainee.network.load_state_dict(network.state_dict())
+            return
+        state = torch.load(start)
+        embeddings = state["average"]["network.model.language_model.embed_tokens.weight"]
+        state["average"]["network.lm_head.weight"] = embeddings
         self.trainee.load_state_dict(state["average"])
-        self.average, self.step = state["average"], state["step"]
+        self.step = state["step"]
 
     def test(self) -> None:
-        """Print the word error rate of the averaged weights on unseen sentences in trained and held-out voices."""
-        if self.chosen.encoder_only:
+        """Print the word error rate of the averaged weights on unseen speech: each process judges its own sets."""
+        if self.chosen.text == "none":
             return
         kept = {name: value.clone() for name, value in self.trainee.state_dict().items()}
         self.trainee.load_state_dict(self.average)
-        rates = [error_rate(self.trainee, short_clips(64, 77, held_out), SHORT) for held_out in (False, True)]
+        for name, clips in test_sets()[self.rank :: PROCESSES]:
+            print(f"{name}: word error rate {error_rate(self.trainee, clips):.3f}", flush=True)
         self.trainee.load_state_dict(kept)
-        print(f"word error rate, trained voices {rates[0]:.3f}, held out {rates[1]:.3f}", flush=True)
 
 
-def error_rate(trainee: Trainee, clips: list[Clip], frames: int) -> float:
-    """Word error rate on clips that fit into windows of so many mel frames."""
-    clips = [clip for clip in clips if len(clip.waveform) <= frames * 160]
+def test_sets() -> list[tuple[str, list[Clip]]]:
+    """Unseen sentences in trained voices and in those held out, one a clip and many."""
+    espeak, random = Espeak(), Random(78)
+    voices = trained_variants(espeak)
+    long = [recording(espeak, random, random.choice(voices), 26) for _ in range(8)]
+    return [
+        ("short, trained voices", short_clips(40, 77, held_out=False)),
+        ("whole windows, trained voices", [clip for clip in long if len(clip.waveform) <= WHOLE * 160]),
+        ("short, held-out voices", short_clips(20, 77, held_out=True)),
+    ]
+
+
+def error_rate(trainee: Trainee, clips: list[Clip]) -> float:
+    """Word error rate on clips of at most 30 s, each padded to that as the service does."""
     said: list[list[int]] = []
-    for place in range(0, len(clips), 16):
-        said += greedy(trainee, torch.stack([features(clip, frames) for clip in clips[place : place + 16]]))
+    for place in range(0, len(clips), 8):
+        said += greedy(trainee, torch.stack([features(clip) for clip in clips[place : place + 8]]))
     words = {number: str(index) for index, number in enumerate(trainee.classes.tolist())}
-    numbers = {word: str(index + 1) for index, word in enumerate(_known())}
+    numbers = {word: str(index + 1) for index, word in enumerate(vocabulary.words())}
     references = [" ".join(numbers[word] for word in clip.words) for clip in clips]
     return float(jiwer.wer(references, [" ".join(words.get(number, "?") for number in row) for row in said]))
 
 
-def _known() -> list[str]:
-    from ml.tiny.vocabulary import words
-
-    return words()
-
-
-def features(clip: Clip, frames: int = WHOLE) -> torch.Tensor:
-    """Input features (128, T) of a clip padded with digital silence."""
-    waveform = torch.zeros(frames * 160)
+def features(clip: Clip) -> torch.Tensor:
+    """Input features (128, 3000) of a clip padded with digital silence."""
+    waveform = torch.zeros(WHOLE * 160)
     waveform[: len(clip.waveform)] = torch.from_numpy(clip.waveform)
     return whisper_scale(mel_power(waveform)).T
 
 
 @torch.no_grad()
-def greedy(trainee: Trainee, inputs: torch.Tensor, limit: int = 24) -> list[list[int]]:
+def greedy(trainee: Trainee, inputs: torch.Tensor, limit: int = 100) -> list[list[int]]:
     """Token ids that the model says for features (B, 128, T), up to its end token."""
     end = int(trainee.classes[0])
-    with torch.autocast("cpu", torch.bfloat16):
-        audio = trainee.encode(inputs, 0)[1]
-        texts = torch.zeros(len(inputs), 1, dtype=torch.long)
-        for _ in range(limit):
-            chosen = trainee.decode(audio, texts, 0)[:, -1].argmax(dim=-1)
-            texts = torch.cat([texts[:, :-1], chosen[:, None], torch.zeros_like(texts[:, :1])], dim=1)
-            if (texts == end).any(dim=1).all():
-                break
+    audio = trainee.encode(inputs, 0)[1]
+    texts = torch.zeros(len(inputs), 1, dtype=torch.long)
+    for _ in range(limit):
+        chosen = trainee.decode(audio, texts, 0)[:, -1].argmax(dim=-1)
+        texts = torch.cat([texts[:, :-1], chosen[:, None], torch.zeros_like(texts[:, :1])], dim=1)
+        if (texts == end).any(dim=1).all():
+            break
     return [row[: row.index(end)] if end in row else row for row in texts[:, :-1].tolist()]
 
 
@@ -198,8 +208,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pools", type=Path, nargs="+", required=True)
     parser.add_argument("--run", type=Path, required=True, help="folder for last.pt")
-    parser.add_argument("--start", type=Path, help="a last.pt to go on from")
-    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--start", type=Path, help="a last.pt or an exported folder to go on from")
+    parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--frames", type=int, default=600, help="mel frames in a window")
     parser.add_argument("--windows", type=int, default=8, help="windows a step in each process")
     parser.add_argument("--single", type=float, default=0.3, help="share of windows with one utterance")
@@ -209,8 +219,11 @@ def main() -> None:
     parser.add_argument(
         "--strength", type=float, nargs=2, default=(0.2, 1.0), help="of augmentation at the start and at the end"
     )
-    parser.add_argument("--encoder-only", action="store_true", help="train on the helper losses alone")
-    parser.add_argument("--aim-decoder", action="store_true", help="let the decoder begin by copying")
+    parser.add_argument("--blocked", type=float, default=0.75, help="share of steps whose encoder sees 6 s at a time")
+    parser.add_argument(
+        "--text", choices=("none", "decoder", "all"), default="all", help="which part learns from the text"
+    )
+    parser.add_argument("--aim-decoder", action="store_true", help="let the decoder begin by following the speech")
     parser.add_argument("--test-every", type=float, default=4, help="minutes")
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
