@@ -3,15 +3,11 @@
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from api.grpc.auth import TokenCheck
+from api.grpc.beside import Health, Reflection
 from api.grpc.gate import Gate
 from api.grpc.metrics import Metrics
 from api.grpc.pool import CountingPool
@@ -26,8 +22,7 @@ SERVICE_NAME = transcription_pb2.DESCRIPTOR.services_by_name["TranscriptionServi
 FAILURE_GRACE_S = 2.0  # for the answers of calls under way when the implementation has broken down
 LAST_ANSWERS_S = 1.0  # for answers on their way out; whoever watches the health of a stopping server stays that long
 LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-_SERVING = health_pb2.HealthCheckResponse.SERVING
+BESIDE = 1000  # calls beside transcriptions that may be waiting at once: health checks, refusals
 
 
 class PortTakenError(Exception):
@@ -50,15 +45,20 @@ class TranscriptionServer:
         self._pool = CountingPool(settings.server_max_workers)
         tokens = TokenCheck(settings.auth_token_hashes)
         self._gate = Gate(SERVICE_NAME, self._pool, settings.server_max_waiting, tokens, self.metrics)
-        self._health = _health_servicer()
-        self._set_health(_NOT_SERVING)
-        self._server = grpc.server(self._pool, interceptors=[self._gate], options=_options(settings))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        transcription_pb2_grpc.add_TranscriptionServiceServicer_to_server(service, self._server)
-        if settings.server_reflection:
-            reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME), self._server)
-        self._stop_metrics: Callable[[], None] = lambda: None
+        self._server = grpc.server(
+            self._pool,
+            interceptors=[self._gate],
+            options=_options(settings),
+            maximum_concurrent_rpcs=settings.server_max_workers + settings.server_max_waiting + BESIDE,
+        )
         self.port = self._bind()
+        transcription_pb2_grpc.add_TranscriptionServiceServicer_to_server(service, self._server)
+        self._health = Health(SERVICE_NAME)
+        self._health.add_to(self._server)
+        self._reflection = Reflection(SERVICE_NAME) if settings.server_reflection else None
+        if self._reflection:
+            self._reflection.add_to(self._server)
+        self._stop_metrics: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Starts the server, prepares the implementation, then reports SERVING.
@@ -72,7 +72,7 @@ class TranscriptionServer:
         self._server.start()
         self._service.start(self._settings)
         self._gate.is_open = True
-        self._set_health(_SERVING)
+        self._health.is_serving(True)
         self.metrics.serving.set(1)
         _log.info(
             "🚀 gRPC сервер запущен на %s:%d (реализация: %s, запуск занял %.1f сек)",
@@ -90,7 +90,7 @@ class TranscriptionServer:
     def fail(self) -> None:
         """Ends at once, for an implementation that has broken down: calls under way are told to come back later."""
         self._gate.is_open = False
-        self._set_health(_NOT_SERVING)
+        self._health.is_serving(False)
         self.metrics.serving.set(0)
         self._service.abandon()
         self._server.stop(FAILURE_GRACE_S).wait()
@@ -98,18 +98,17 @@ class TranscriptionServer:
     def stop(self) -> None:
         """Refuses new calls, lets those in flight finish within SHUTDOWN_GRACE_S, releases everything."""
         self._gate.is_open = False
-        self._health.enter_graceful_shutdown()
+        self._health.is_serving(False)
         self.metrics.serving.set(0)
         # The port stays open meanwhile, and new calls are told to come back; once it closes, grpc cancels them instead.
         in_time = self._pool.wait_until_idle(self._settings.shutdown_grace_s)
         self._server.stop(LAST_ANSWERS_S if in_time else 0).wait()
         self._service.stop()
         self._gate.close()
+        self._health.close()
+        if self._reflection:
+            self._reflection.close()
         self._stop_metrics()
-
-    def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for name in ("", SERVICE_NAME):
-            self._health.set(name, status)
 
     def _bind(self) -> int:
         settings = self._settings
@@ -147,12 +146,3 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_connection_age_ms", int(settings.connection_max_age_s * 1000)),
         ("grpc.max_connection_age_grace_ms", int(settings.connection_grace_s * 1000)),
     ]
-
-
-def _health_servicer() -> Any:
-    """A health check never queues behind transcriptions: it has a thread of its own."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="health")
-    servicer = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=pool)
-    servicer.Check = partial(servicer.Check)  # HealthServicer gives its pool to Watch alone
-    servicer.Check.experimental_thread_pool = pool
-    return servicer

@@ -1,5 +1,6 @@
 """Server credentials from certificate files, read again when they change."""
 
+import errno
 import logging
 import ssl
 from pathlib import Path
@@ -43,12 +44,15 @@ class _CertificateFiles:
     def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
         self._paths = (cert, key, *([client_ca] if client_ca else []))
         self._seen: tuple[int, ...] = ()
+        self._refused: tuple[int, ...] = ()  # warned about once, not on every connection
 
     def read(self) -> grpc.ServerCertificateConfiguration:
         """The configuration of the files as they are. Raises OSError where they cannot be used."""
         times = self._times()
         self._check()
         cert, key, *client_ca = (path.read_bytes() for path in self._paths)
+        if self._times() != times:
+            raise OSError(errno.EAGAIN, "файлы как раз меняются")  # what was checked is not what was read
         self._seen = times
         return grpc.ssl_server_certificate_configuration([(key, cert)], client_ca[0] if client_ca else None)
 
@@ -57,7 +61,9 @@ class _CertificateFiles:
         try:
             return self.read() if self._times() != self._seen else None
         except OSError as error:
-            _log.warning("Новый сертификат не годится, действует прежний: %s", error.strerror)
+            if (times := self._times_if_there()) != self._refused:
+                self._refused = times
+                _log.warning("Новый сертификат не годится, действует прежний: %s", error.strerror)
             return None
 
     def _check(self) -> None:
@@ -69,4 +75,11 @@ class _CertificateFiles:
             context.load_verify_locations(authority)
 
     def _times(self) -> tuple[int, ...]:
-        return tuple(path.stat().st_mtime_ns for path in self._paths)
+        stats = [path.stat() for path in self._paths]
+        return tuple(time_ns for stat in stats for time_ns in (stat.st_mtime_ns, stat.st_ctime_ns))
+
+    def _times_if_there(self) -> tuple[int, ...]:
+        try:
+            return self._times()
+        except OSError:
+            return (0,)

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 WATCH_INTERVAL_S = 0.05
 _LINE_BYTES = 4096  # a longer line of complaint is read in pieces
 _KEPT_LINES = 20
-# With `-loglevel level+warning` each line names its level. The one warning that means lost sound is MP3's.
-_LOSS_MARKS = (b"[error]", b"[fatal]", b"[panic]", b"filesize and duration do not match")
+# With `-loglevel level+warning` each line names its level. No mere warning means lost sound.
+_LOSS_MARKS = (b"[error]", b"[fatal]", b"[panic]")
 _NO_TRACK_MARK = b"matches no streams"
 
 

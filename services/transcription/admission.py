@@ -40,12 +40,12 @@ class Admission:
 
     def _counted(self, pieces: Iterable[bytes], held: list[int]) -> Iterator[bytes]:
         for piece in pieces:
-            if self._bytes + len(piece) > self._max_bytes:
-                raise OverloadedError("Сервер перегружен: слишком много загрузок одновременно, повторите позже")
             self._add(len(piece))
             held[0] += len(piece)
             yield piece
 
     def _add(self, count: int) -> None:
         with self._lock:
+            if count > 0 and self._bytes + count > self._max_bytes:
+                raise OverloadedError("Сервер перегружен: слишком много загрузок одновременно, повторите позже")
             self._bytes += count

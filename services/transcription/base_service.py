@@ -101,6 +101,12 @@ class TranscriptionServiceBase(ITranscriptionService):
         if type(self).recognise is TranscriptionServiceBase.recognise:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "Эта реализация не отвечает по частям")
         call, pieces = self._open_stream(request_iterator, context)
+        assert self._idle_watch
+        yield from self._idle_watch.taken(self._updates(call, pieces, context), context.cancel)
+
+    def _updates(
+        self, call: Call, pieces: Iterable[bytes], context: grpc.ServicerContext
+    ) -> Iterator[transcription_pb2.TranscriptionUpdate]:
         segments: SimpleQueue[Segment | None] = SimpleQueue()
         call.on_segment = segments.put
         transcript = _in_background(lambda: self._transcriber.live(call, pieces), lambda: segments.put(None))

@@ -19,6 +19,7 @@ SUPPORTED_FORMATS = ("mp3", "wav", "m4a", "flac", "ogg", "aac")
 PCM_FORMAT = "pcm"
 DEFAULT_PCM_SAMPLE_RATE = 16_000  # Hz
 MAX_LOGGED_NAME = 200  # characters
+_LOOKED_AT = 4096  # characters of what a request says of itself: it may say as much as a message holds
 
 
 @dataclass(frozen=True)
@@ -32,25 +33,29 @@ class Description:
     @property
     def pcm_sample_rate(self) -> int | None:
         """Hz of raw PCM, None for every other format."""
-        if self.format.strip().lower() != PCM_FORMAT:
+        if self._format != PCM_FORMAT:
             return None
         return self.sample_rate or DEFAULT_PCM_SAMPLE_RATE
 
     @property
     def format_name(self) -> str:
         """The format as the request names it: its format field, else its file name's ending."""
-        return _printable(self.format.strip().lower()) or _ending(self.filename)
+        return _printable(self._format) or _ending(self.filename)
 
     @property
     def printable_filename(self) -> str:
         """The file name made safe for a log line."""
         return _printable(self.filename)
 
+    @property
+    def _format(self) -> str:
+        return self.format.strip()[:_LOOKED_AT].lower()
+
     def check(self) -> None:
         """Raises RequestError where there is no file name or no supported format is named."""
         if not self.filename.strip():
             raise MissingFilenameError("Не указано имя файла: заполните поле filename")
-        named = (_ending(self.filename), self.format.strip().lower())
+        named = (_ending(self.filename), self._format)
         if named[0] not in SUPPORTED_FORMATS and named[1] not in (*SUPPORTED_FORMATS, PCM_FORMAT):
             supported = ", ".join(name.upper() for name in SUPPORTED_FORMATS)
             raise UnsupportedFormatError(
@@ -107,9 +112,9 @@ def _disk_error(error: OSError) -> Exception:
 
 
 def _ending(filename: str) -> str:
-    return _printable(PurePath(filename.strip()).suffix.lower().lstrip("."))
+    return _printable(PurePath(filename.strip()[-_LOOKED_AT:]).suffix.lower().lstrip("."))
 
 
 def _printable(text: str) -> str:
     """Drops what could forge or break a log line and cuts the rest to a sensible length."""
-    return "".join(character for character in text if character.isprintable())[:MAX_LOGGED_NAME]
+    return "".join(character for character in text[:_LOOKED_AT] if character.isprintable())[:MAX_LOGGED_NAME]

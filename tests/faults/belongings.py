@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 SETTLING_S = 10  # the transport closes its connections in its own time
-POOLS = ("rpc", "refusal", "health")  # their threads come as they are needed and are bounded by the pools
+POOLS = ("rpc", "refusal", "health", "reflection")  # their threads come as they are needed and are bounded by the pools
 
 
 def descriptors(pid: int | str = "self") -> Counter[str]:

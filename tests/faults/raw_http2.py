@@ -1,4 +1,4 @@
-"""Half a call, frame by frame: what no gRPC client would send."""
+"""Calls made frame by frame, as no gRPC client would make them."""
 
 import socket
 import struct
@@ -6,13 +6,14 @@ from types import TracebackType
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY = 0, 1, 4, 6, 7
-_ACK, _END_HEADERS = 0x1, 0x4
+_ACK, _END_STREAM, _END_HEADERS = 0x1, 0x1, 0x4
+_INITIAL_WINDOW_SIZE = 4  # a setting's number
 
 
-class HalfCall:
-    """A connection on which one unary call has begun: its headers, and the first bytes of a message that never ends."""
+class RawCall:
+    """A connection on which one call has begun."""
 
-    def __init__(self, port: int, method: str, claimed_bytes: int = 1000) -> None:
+    def __init__(self, port: int, method: str, data: bytes, ends: bool = False, settings: bytes = b"") -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         headers = {
             ":method": "POST",
@@ -22,13 +23,17 @@ class HalfCall:
             "content-type": "application/grpc",
             "te": "trailers",
         }
-        block = b"".join(_literal(name, value) for name, value in headers.items())
-        message = struct.pack(">BI", 0, claimed_bytes) + b"half"
-        self.socket.sendall(
-            _PREFACE + _frame(_SETTINGS, 0) + _frame(_HEADERS, _END_HEADERS, block, 1) + _frame(_DATA, 0, message, 1)
-        )
+        self._block = b"".join(_literal(name, value) for name, value in headers.items())
+        self._call = data, _END_STREAM if ends else 0
+        self.socket.sendall(_PREFACE + _frame(_SETTINGS, 0, settings))
+        self.begin(1)
 
-    def __enter__(self) -> "HalfCall":
+    def begin(self, stream: int) -> None:
+        """Makes the same call again on the same connection; streams have odd and growing numbers."""
+        data, flags = self._call
+        self.socket.sendall(_frame(_HEADERS, _END_HEADERS, self._block, stream) + _frame(_DATA, flags, data, stream))
+
+    def __enter__(self) -> "RawCall":
         return self
 
     def __exit__(
@@ -57,6 +62,21 @@ class HalfCall:
                 return b""
             data += piece
         return data
+
+
+class HalfCall(RawCall):
+    """A unary call's headers, and the first bytes of a message that never ends."""
+
+    def __init__(self, port: int, method: str, claimed_bytes: int = 1000) -> None:
+        super().__init__(port, method, struct.pack(">BI", 0, claimed_bytes) + b"half")
+
+
+class DeafCall(RawCall):
+    """A whole call whose caller takes nothing of the answer."""
+
+    def __init__(self, port: int, method: str, *messages: bytes) -> None:
+        data = b"".join(struct.pack(">BI", 0, len(message)) + message for message in messages)
+        super().__init__(port, method, data, ends=True, settings=struct.pack(">HI", _INITIAL_WINDOW_SIZE, 0))
 
 
 def _frame(kind: int, flags: int, payload: bytes = b"", stream: int = 0) -> bytes:

@@ -39,6 +39,8 @@ def arbitrary() -> st.SearchStrategy[bytes]:
         b"fLaC",
         b"ID3",
         b"\xff\xf1",
+        b"\xff\xfb\x90\x64",
+        b"\0\0\0\x18ftypM4A ",
     )
     return st.builds(bytes.__add__, st.sampled_from(magics), st.binary(max_size=400))
 

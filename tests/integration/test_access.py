@@ -12,7 +12,7 @@ import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from api.grpc import auth
+from api.grpc import auth, tls
 from api.grpc.auth import TokenCheck
 from api.grpc.server import SERVICE_NAME, TranscriptionServer
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
@@ -251,6 +251,39 @@ def test_renewal_that_cannot_be_used_leaves_the_old_certificate_in_force_until_i
         assert "действует прежний" in caplog.text
         new = certificates.issue()
         assert secure_status(server.port, new) is grpc.StatusCode.OK
+
+
+def test_renewal_that_cannot_be_used_is_warned_about_once_and_not_on_every_connection(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = certificates.issue()
+    with running(**certificates.settings) as server:
+        certificates.key_file.write_text("not a PEM")
+        for _ in range(3):
+            assert secure_status(server.port, old) is grpc.StatusCode.OK
+        assert caplog.text.count("действует прежний") == 1
+        certificates.cert_file.unlink()
+        for _ in range(3):
+            assert secure_status(server.port, old) is grpc.StatusCode.OK
+        assert caplog.text.count("действует прежний") == 2
+
+
+def test_renewal_in_the_middle_of_its_check_leaves_the_old_certificate_in_force(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificates.issue()
+    (tmp_path / "next").mkdir()
+    renewed = Certificates(tmp_path / "next")
+    renewed.issue()
+    files = tls._CertificateFiles(certificates.cert_file, certificates.key_file, None)
+    check = files._check
+
+    def check_and_be_overtaken() -> None:
+        check()
+        certificates.cert_file.write_bytes(renewed.cert_file.read_bytes())
+
+    monkeypatch.setattr(files, "_check", check_and_be_overtaken)
+    assert files.changed() is None
 
 
 def test_renewal_half_written_leaves_the_old_certificate_in_force(certificates: Certificates, tmp_path: Path) -> None:

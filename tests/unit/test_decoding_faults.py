@@ -142,7 +142,7 @@ def test_13_m4a_with_its_index_last_is_read_in_full() -> None:
 
 
 @pytest.mark.parametrize("name", ["mp3", "wav", "flac", "ogg", "opus", "aac", "m4a-index-first"])
-@pytest.mark.parametrize("share", [0.3, 0.61, 0.9])
+@pytest.mark.parametrize("share", [0.3, 0.61, 0.9, 0.98])
 def test_14_truncated_recording_gives_what_is_there_and_a_warning(name: str, share: float) -> None:
     audio_bytes = recording(name)
     n_samples, warnings = n_samples_and_warnings(audio_bytes[: int(len(audio_bytes) * share)])

@@ -1,0 +1,138 @@
+"""Row 28 and its neighbours: whatever strangers make of health checks and reflection, health answers."""
+
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from api.grpc import beside, server
+from generated.v1 import transcription_pb2
+from tests.faults import belongings, recordings
+from tests.faults.conftest import OpenHouse
+from tests.faults.house import PATIENCE_S, SERVICE_NAME, Health, House, assert_transcribed
+from tests.faults.marks import row
+from tests.faults.raw_http2 import DeafCall, HalfCall
+
+CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+Code = grpc.StatusCode
+
+
+def watch(house: House, service: str = SERVICE_NAME) -> Any:
+    return health_pb2_grpc.HealthStub(house.channel).Watch(health_pb2.HealthCheckRequest(service=service), timeout=60)
+
+
+@row(28)
+@pytest.mark.parametrize("method", [CHECK, WATCH])
+def test_half_sent_health_checks_do_not_keep_health_from_answering(
+    open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(beside, "PATIENCE_S", 0.5)
+    house = open_house()
+    with ExitStack() as halves:
+        for _ in range(2 * beside.HEALTH_WORKERS):
+            halves.enter_context(HalfCall(house.server.port, method))
+        time.sleep(0.3)
+        assert house.health() == Health.SERVING
+
+
+def test_watchers_who_take_nothing_do_not_keep_health_from_answering_and_changing(
+    open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "PATIENCE_S", 0.5)
+    house = open_house()
+    message = health_pb2.HealthCheckRequest(service=SERVICE_NAME).SerializeToString()
+    with ExitStack() as deaf:
+        for _ in range(2 * beside.HEALTH_WORKERS):
+            deaf.enter_context(DeafCall(house.server.port, WATCH, message))
+        time.sleep(0.3)
+        updates = watch(house)
+        assert house.health() == next(updates).status == Health.SERVING
+        house.server._health.is_serving(False)
+        assert next(updates).status == Health.NOT_SERVING
+        house.server._health.is_serving(True)
+        assert next(updates).status == Health.SERVING
+        updates.cancel()
+
+
+def test_nothing_is_kept_of_those_who_watched(open_house: OpenHouse) -> None:
+    house = open_house()
+    for number in range(20):
+        updates = watch(house, f"a service of no server, {number}")
+        assert next(updates).status == Health.SERVICE_UNKNOWN
+        updates.cancel()
+    belongings.assert_settles(lambda: house.server._health._watchers)
+
+
+def test_no_more_than_so_many_may_watch(open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "MAX_WATCHERS", 2)
+    house = open_house()
+    watching = [watch(house), watch(house, "unknown")]
+    for updates in watching:
+        next(updates)
+    with pytest.raises(grpc.RpcError) as refusal:
+        next(watch(house))
+    assert refusal.value.code() is Code.RESOURCE_EXHAUSTED
+    assert house.health() == Health.SERVING
+    watching[0].cancel()
+    belongings.assert_settles(lambda: len(house.server._health._watchers), 1)
+    third = watch(house)
+    assert next(third).status == Health.SERVING
+    for updates in (watching[1], third):
+        updates.cancel()
+
+
+def test_a_check_of_an_unknown_service_finds_nothing(open_house: OpenHouse) -> None:
+    house = open_house()
+    with pytest.raises(grpc.RpcError) as refusal:
+        health_pb2_grpc.HealthStub(house.channel).Check(health_pb2.HealthCheckRequest(service="other"), timeout=5)
+    assert refusal.value.code() is Code.NOT_FOUND
+
+
+def test_open_reflection_streams_hold_no_worker_and_are_ended(
+    open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "PATIENCE_S", 0.5)
+    house = open_house(server_reflection=True, server_max_workers=1)
+    with ExitStack() as halves:
+        for _ in range(2 * beside.REFLECTION_WORKERS):
+            halves.enter_context(HalfCall(house.server.port, REFLECTION))
+        assert_transcribed([house.ask(recordings.control())], recordings.CONTROL_S)
+        stub = reflection_pb2_grpc.ServerReflectionStub(house.channel)
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=PATIENCE_S)
+        assert SERVICE_NAME in [service.name for service in answer.list_services_response.service]
+
+
+def test_a_caller_who_takes_nothing_of_the_answer_frees_its_worker(open_house: OpenHouse) -> None:
+    house = open_house(stream_idle_timeout_s=0.5, server_max_workers=1)
+    message = transcription_pb2.AudioChunk(chunk_data=recordings.control(), filename="a.wav").SerializeToString()
+    with DeafCall(house.server.port, f"/{SERVICE_NAME}/TranscribeAudioIncremental", message):
+        time.sleep(0.3)
+        started_s = time.monotonic()
+        assert_transcribed([house.ask(recordings.control())], recordings.CONTROL_S)  # on the same worker
+        assert time.monotonic() - started_s < 10
+
+
+def test_calls_beyond_all_bounds_are_refused_and_the_server_works_on(
+    open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "PATIENCE_S", 2)
+    monkeypatch.setattr(server, "BESIDE", 50)
+    house = open_house(server_max_workers=1, server_max_waiting=1)
+    with HalfCall(house.server.port, CHECK) as halves:
+        for number in range(1, 150):
+            halves.begin(2 * number + 1)
+        deadline_s = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                house.health()
+            except grpc.RpcError as error:
+                assert error.code() is Code.RESOURCE_EXHAUSTED
+                break
+            assert time.monotonic() < deadline_s
+    belongings.assert_settles(lambda: house.server._server._state.active_rpc_count)
