@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ml.audio.decoding import AudioDecoder, find_ffmpeg
 from ml.benchmarks import floor, machine
+from ml.benchmarks.aims import to_aims
 from ml.benchmarks.bench import Bench
 from ml.benchmarks.calls import measure_calls
 from ml.benchmarks.figures import Line
@@ -58,8 +59,10 @@ def main(arguments: list[str] | None = None, sizes: Sizes | None = None) -> int:
     except (SpeechError, ValueError) as error:
         print(f"❌ {error}", file=sys.stderr)
         return 1
+    aims = to_aims(lines, resolve_device(flags.device).type)
+    print(aims)
     if flags.markdown:
-        flags.markdown.write_text(to_markdown(lines) + "\n", encoding="utf-8")
+        flags.markdown.write_text(f"{to_markdown(lines)}\n\n{aims}\n", encoding="utf-8")
     if flags.plot:
         draw(lines, flags.plot)
     return 0
@@ -131,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help="короткие записи: проверка, а не измерение")
     parser.add_argument("--json", type=Path, metavar="FILE", help="куда записать все числа")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="куда записать таблицу для страницы")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="куда записать таблицы для страницы")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="куда нарисовать график по числу клиентов")
     return parser
 

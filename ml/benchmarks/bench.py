@@ -58,18 +58,18 @@ class Bench:
 
     def file(self) -> list[Line]:
         """One file."""
-        return self._one_file(self.sizes.file_s, self.sizes.repeats)
+        return self._one_file(self.sizes.file_s, (self.reference, self.engine, self.bare), self.sizes.repeats)
 
     def long_file(self) -> list[Line]:
         """One long file."""
-        return self._one_file(self.sizes.long_s, 1)
+        return self._one_file(self.sizes.long_s, (self.reference, self.engine), 1)
 
     def clients(self) -> list[Line]:
         """So many clients that each send a clip, wait for its text and send the next."""
         lines = []
+        contenders = [Contender(strategy, max(self.threads)) for strategy in (self.reference, self.engine)]
         for clients in self.sizes.clients:
             paths = self.recordings.clips(self.sizes.clip_s, max(clients, self.sizes.clips_per_series))
-            contenders = [Contender(strategy, n) for n in self.threads for strategy in (self.reference, self.engine)]
             lines += self._compare(f"{clients} clients", paths, clients, contenders, 1)
         return lines
 
@@ -88,8 +88,8 @@ class Bench:
             lines.append(with_floor(to_line(f"cost of a file of {length_s:g} s", "engine", 1, 1, [run]), [run]))
         return lines
 
-    def _one_file(self, duration_s: float, repeats: int) -> list[Line]:
-        contenders = [Contender(strategy, 1) for strategy in (self.reference, self.engine, self.bare)]
+    def _one_file(self, duration_s: float, strategies: Sequence[Strategy], repeats: int) -> list[Line]:
+        contenders = [Contender(strategy, 1) for strategy in strategies]
         return self._compare(f"a file of {duration_s:g} s", [self.recordings.wav(duration_s)], 1, contenders, repeats)
 
     def _compare(

@@ -17,10 +17,10 @@ class NetworkProbe:
     def __init__(self, model: BorealisModel) -> None:
         self._local = threading.local()
         network = model.network.model
+        encoders = [network.audio_tower, network.multi_modal_projector, *([model.encoder] if model.encoder else [])]
         self._handles = [
             *self._hook(model.log_mel, "features"),
-            *self._hook(network.audio_tower, "encode"),
-            *self._hook(network.multi_modal_projector, "encode"),
+            *(handle for part in encoders for handle in self._hook(part, "encode")),
             network.language_model.register_forward_pre_hook(self._before_language_model, with_kwargs=True),
             network.language_model.register_forward_hook(self._after_language_model, with_kwargs=True),
         ]

@@ -1,9 +1,11 @@
 """What the engine's thread does with the device: groups are encoded and seated, and everybody seated is stepped."""
 
 import logging
+import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
@@ -16,8 +18,10 @@ from ml.borealis.slots import Decoder, Seat, Slots
 from ml.borealis.staging import Staged, make_stager
 from ml.errors import EngineStoppedError, RecognitionError
 
-# Decode steps between two groups on a device that cannot do both at once, so that those seated keep moving.
-STEPS_BETWEEN_GROUPS = {"cpu": 32, "cuda": 0}
+# Decode steps between two groups on a device that cannot do both at once, so that those seated keep moving. With few
+# steps the slots fill up, which makes a step cheap for each.
+STEPS_BETWEEN_GROUPS = {"cpu": 4, "cuda": 0}
+LONGER = 8  # times as many, while a recording's last chunks are inside and the others that wait are in no hurry
 
 logger = logging.getLogger("BorealisModel")
 
@@ -28,6 +32,10 @@ class ChunkModel(Protocol):
     device: torch.device
     eos_id: int
     max_new_tokens: int
+
+    @property
+    def lanes(self) -> int:
+        """Passes of the encoder that may go on beside each other."""
 
     @property
     def samples(self) -> bool:
@@ -48,6 +56,7 @@ class Job:
     """A chunk and its text to come. Its future stays cancellable until the text is there."""
 
     waveform: Waveform
+    owner: Hashable  # the recording it is of
     submitted_s: float
     sampled: bool = False  # rather than decoded greedily
     future: "Future[str]" = field(default_factory=Future)
@@ -57,15 +66,18 @@ class Job:
         """The chunk's own, the same wherever and beside whatever it is recognised."""
         return zlib.crc32(self.waveform.tobytes())
 
+    def __post_init__(self) -> None:
+        self._claim = threading.Lock()  # held by whoever finishes the future, for good
+
     def answer(self, text: str) -> None:
         """Hands over the text, unless nobody wants it any more."""
-        if self.future.set_running_or_notify_cancel():
+        if self._is_open():
             self.future.set_result(text)
 
     def drop(self) -> None:
         """Says that nobody wants the text; as executors do, for those who wait by concurrent.futures.wait."""
         self.future.cancel()
-        self.future.set_running_or_notify_cancel()
+        self._is_open()
 
     def fail(self, cause: BaseException) -> None:
         """Says that the model fails over this chunk."""
@@ -74,12 +86,16 @@ class Job:
         self._end(error)
 
     def give_up(self) -> None:
-        """Says that there will be no text, through no fault of the chunk."""
+        """Says that there will be no text, through no fault of the chunk. For any thread."""
         self._end(EngineStoppedError("Распознавание остановлено: повторите запрос позже."))
 
     def _end(self, error: RecognitionError) -> None:
-        if not self.future.done() and self.future.set_running_or_notify_cancel():
+        if self._is_open():
             self.future.set_exception(error)
+
+    def _is_open(self) -> bool:
+        """Whether the future is the caller's to finish: the first to ask, unless it has been cancelled."""
+        return self._claim.acquire(blocking=False) and self.future.set_running_or_notify_cancel()
 
 
 @dataclass
@@ -105,7 +121,7 @@ class Batcher:
 
     def __init__(self, model: ChunkModel, slots: int) -> None:
         kind = model.device.type
-        self.group = min(slots, ENCODER_GROUP[kind])
+        self.group = min(slots, ENCODER_GROUP[kind] * model.lanes)
         self.work = Work()
         self._decode = model.decode
         self._stager = make_stager(model.audio_embeddings, model.device, self.group)
@@ -115,19 +131,26 @@ class Batcher:
         self._inside: dict[Job, None] = {}  # everybody let in and not answered yet, in that order
         self._staged: tuple[list[Job], Staged] | None = None  # a group being encoded
         self._pause = STEPS_BETWEEN_GROUPS[kind]
-        self._steps_to_go = 0  # before the next group
+        self._steps = 0  # since the last group
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to advance."""
         return bool(self._staged or self._slots.occupied)
 
-    @property
-    def room(self) -> int:
-        """How many chunks may be let in now."""
-        if self._staged or (self._steps_to_go > 0 and self._slots.occupied):
+    def room(self, waiting: AbstractSet[Hashable]) -> int:
+        """How many chunks may be let in now, if those that wait are of the recordings `waiting`."""
+        if self._staged or (self._slots.occupied and self._steps < self._steps_wanted(waiting)):
             return 0
         return min(self.group, self._slots.free)
+
+    def _steps_wanted(self, waiting: AbstractSet[Hashable]) -> int:
+        """Steps before the next group: more while it is only for recordings that have chunks inside already.
+
+        They would keep one waiting whose last chunks are inside: a clip beside a long file.
+        """
+        inside = {job.owner for job in self._inside}
+        return self._pause * (LONGER if waiting <= inside and not inside <= waiting else 1)
 
     def let_in(self, jobs: list[Job]) -> None:
         """Starts encoding `jobs`, at most `room`."""
@@ -140,7 +163,7 @@ class Batcher:
         except Exception as error:
             self._isolate(jobs, error)
         self.work.encode_s += time.perf_counter() - started_s
-        self._steps_to_go = self._pause
+        self._steps = 0
 
     def advance(self) -> None:
         """Seats the group whose encoding is done and decodes one token for everybody seated."""
@@ -184,7 +207,7 @@ class Batcher:
 
     def _step(self) -> None:
         started_s = time.perf_counter()
-        self._steps_to_go -= 1
+        self._steps += 1
         self.work.steps += 1
         self.work.stepped_rows += len(self._slots.occupied)
         self._slots.step()

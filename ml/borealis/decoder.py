@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 from transformers import VoxtralForConditionalGeneration
 
+from ml.borealis.joining import join, join_biases
 from ml.borealis.options import GenerationOptions
 from ml.borealis.sampling import TokenPicker
 
@@ -81,7 +81,7 @@ class SlotDecoder:
 
         `seeds` are the chunks' own, one each, for sampling; None chooses greedily.
         """
-        index = self._rows.new_tensor(rows)  # (b,)
+        index = torch.cat([self._rows[row : row + 1] for row in rows])  # (b,), without a copy that the host waits for
         x = torch.cat([audio, self._suffix.expand(len(audio), -1, -1)], dim=1)  # (b, T, H)
         self._forget(index)
         x = self._run(x, index, self.prefix_length)
@@ -125,7 +125,10 @@ class SlotDecoder:
             cache[:, :, :, self.prefill_length :].index_fill_(1, rows, 0.0)
 
     def _run(self, x: torch.Tensor, rows: torch.Tensor, start: int) -> torch.Tensor:
-        """All layers over `x` (b, T, H) at positions start… of the slots `rows` (b,), keys and values kept there."""
+        """All layers over `x` (b, T, H) at positions start… of the slots `rows` (b,), keys and values kept there.
+
+        Returns the last position alone, (b, 1, H): of the others the last layer computes only keys and values.
+        """
         end = start + x.shape[1]
         visible = self._columns[:end] <= self._columns[start:end, None]  # (T, end), causal
         cos, sin = self._cos[start:end, None], self._sin[start:end, None]  # (T, 1, D)
@@ -133,6 +136,8 @@ class SlotDecoder:
             query, key, value = (part.transpose(1, 2) for part in self._project(layer, x, cos, sin))  # (b, heads, T, D)
             self.keys[index, rows, :, start:end] = key
             self.values[index, rows, :, start:end] = value
+            if layer is self.layers[-1]:
+                x, query, visible = x[:, -1:], query[:, :, -1:], visible[-1:]
             attended = functional.scaled_dot_product_attention(
                 query,
                 self._for_each_head(self.keys[index, rows, :, :end]),
@@ -174,24 +179,15 @@ def _fuse(layer: Any) -> LayerWeights:
     """The layer's weights, joined where they read the same input; the module keeps views, so nothing is held twice."""
     attention, feed_forward = layer.self_attn, layer.mlp
     projections = [attention.q_proj, attention.k_proj, attention.v_proj]
-    bias = torch.cat([projection.bias.detach() for projection in projections])
     return LayerWeights(
         input_norm=layer.input_layernorm.weight.detach(),
-        qkv=_join(projections),
-        qkv_bias=bias,
+        qkv=join(projections),
+        qkv_bias=join_biases(projections),
         out=attention.o_proj.weight.detach(),
         post_norm=layer.post_attention_layernorm.weight.detach(),
-        gate_up=_join([feed_forward.gate_proj, feed_forward.up_proj]),
+        gate_up=join([feed_forward.gate_proj, feed_forward.up_proj]),
         down=feed_forward.down_proj.weight.detach(),
     )
-
-
-def _join(projections: list[nn.Linear]) -> torch.Tensor:
-    joined = torch.cat([projection.weight.detach() for projection in projections])
-    rows = [len(projection.weight) for projection in projections]
-    for projection, view in zip(projections, joined.split(rows), strict=True):
-        projection.weight.data = view
-    return joined
 
 
 def _rotary_tables(positions: torch.Tensor, config: Any, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

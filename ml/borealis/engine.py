@@ -84,7 +84,7 @@ class Engine:
         """
         if waveform.dtype != np.float32 or waveform.ndim != 1 or not 0 < len(waveform) <= N_SAMPLES:
             raise ValueError(f"a chunk is 1 to {N_SAMPLES} float32 samples, got {waveform.dtype} {waveform.shape}")
-        job = Job(waveform, time.perf_counter(), sampled or self._samples)
+        job = Job(waveform, owner, time.perf_counter(), sampled or self._samples)
         if not self._waiting.put(owner, job):
             raise EngineStoppedError(STOPPED)
         job.future.add_done_callback(self._evict(owner, job))
@@ -135,7 +135,7 @@ class Engine:
     def _let_in(self) -> bool:
         """Lets the next group in where there is room; waits for one while there is nothing else to do."""
         self._working_since_s = time.monotonic() if self._batcher.busy else None
-        room = self._batcher.room
+        room = self._batcher.room(self._waiting.owners())
         jobs = self._waiting.take(room, wait=not self._batcher.busy) if room else []
         if jobs:
             self._working_since_s = time.monotonic()

@@ -29,6 +29,11 @@ class FairQueue(Generic[T]):
         with self._changed:
             return [item for line in self._lines.values() for item in line]
 
+    def owners(self) -> set[Hashable]:
+        """Those who have something waiting."""
+        with self._changed:
+            return set(self._lines)
+
     def put(self, owner: Hashable, item: T) -> bool:
         """Waits for room in the owner's line and adds `item`; False if the queue was closed before there was any."""
         with self._changed:

@@ -1,5 +1,7 @@
 """Whisper's log-mel spectrogram, computed by torchaudio on the model's own device."""
 
+import math
+
 import torch
 from torch import nn
 from torchaudio.transforms import MelSpectrogram
@@ -41,13 +43,18 @@ class LogMel(nn.Module):
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Features (B, 128, 3000) float32 of `waveforms` (B, <= 480,000) at 16 kHz, zero-padded to 30 s.
 
+        The frames of the padding are not computed: their power is 0.
+
         Raises ValueError if a waveform is longer than 30 s: cutting is the caller's business.
         """
-        missing_samples = N_SAMPLES - waveforms.shape[-1]
-        if missing_samples < 0:
-            raise ValueError(f"a chunk has at most {N_SAMPLES} samples, got {waveforms.shape[-1]}")
-        padded = nn.functional.pad(waveforms.to(self.device, torch.float32), (0, missing_samples))  # (B, 480000)
-        power: torch.Tensor = self.mel(padded)[..., :-1]  # (B, 128, 3000); Whisper drops the last frame
+        n_samples = waveforms.shape[-1]
+        if n_samples > N_SAMPLES:
+            raise ValueError(f"a chunk has at most {N_SAMPLES} samples, got {n_samples}")
+        heard = min(N_FRAMES, -(-(n_samples + N_FFT // 2) // HOP_SAMPLES))  # frames that a sample falls into
+        wanted = min(N_SAMPLES, heard * HOP_SAMPLES + N_FFT)  # samples that these frames see
+        padded = nn.functional.pad(waveforms.to(self.device, torch.float32), (0, wanted - n_samples))
+        power: torch.Tensor = self.mel(padded)[..., :heard]  # (B, 128, heard); Whisper drops a last frame of 3,001
         log_power = power.clamp(min=POWER_FLOOR).log10()
+        log_power = nn.functional.pad(log_power, (0, N_FRAMES - heard), value=math.log10(POWER_FLOOR))  # (B, 128, 3000)
         loudest = log_power.amax(dim=(-2, -1), keepdim=True)  # (B, 1, 1): each item has its own range
         return (torch.maximum(log_power, loudest - DYNAMIC_RANGE) + 4.0) / 4.0

@@ -1,5 +1,6 @@
 """The Borealis network with its tokenizer, prompt and features: waveforms in, texts out."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, VoxtralForCo
 
 from ml.borealis.decoder import SlotDecoder
 from ml.borealis.device import resolve_device, resolve_dtype
+from ml.borealis.encoder import make_encoder
 from ml.borealis.features import N_FRAMES, N_MELS, LogMel
 from ml.borealis.graphs import GraphedDecoder
 from ml.borealis.options import GenerationOptions
@@ -24,6 +26,11 @@ Waveform = npt.NDArray[np.float32]  # (N,) mono at 16 kHz, in [-1, 1], at most 3
 
 # Chunks in one pass of the encoder: a CPU's caches hold one, a GPU's activations stay below 1 GiB.
 ENCODER_GROUP = {"cpu": 1, "cuda": 16}
+
+MEBIBYTE = 1024 * 1024
+_MEMORY = "Память модели: веса %.0f МБ, ключи и значения на %d фрагментов %.0f МБ"
+
+logger = logging.getLogger("BorealisModel")
 
 
 class BorealisModel:
@@ -49,6 +56,7 @@ class BorealisModel:
         self.eos_id: int = tokenizer.eos_token_id
         self.max_new_tokens = options.max_new_tokens
         self.log_mel = LogMel(self.device)
+        self.encoder = make_encoder(network)
         network.generation_config = _generation_config(options, tokenizer)
         self._prefix_ids = torch.tensor([prompt.prefix_ids], device=self.device)  # (1, P)
         self._suffix_ids = torch.tensor([prompt.suffix_ids], device=self.device)  # (1, S)
@@ -73,6 +81,11 @@ class BorealisModel:
         return cls(network.to(device).eval().requires_grad_(False), tokenizer, prompt, options)
 
     @property
+    def lanes(self) -> int:
+        """Passes of the encoder that may go on beside each other."""
+        return torch.get_num_threads() if self.encoder else 1
+
+    @property
     def samples(self) -> bool:
         """Whether texts are drawn rather than decoded greedily."""
         return self.options.do_sample
@@ -89,9 +102,12 @@ class BorealisModel:
     @torch.inference_mode()
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Audio embeddings (B, 375, H) of `features` (B, 128, 3000), a few items at a time."""
-        groups = torch.split(features, ENCODER_GROUP.get(self.device.type, 1))
-        embeddings = [self.network.get_audio_features(group).pooler_output for group in groups]  # (b * 375, H)
-        return torch.cat(embeddings).reshape(len(features), -1, embeddings[0].shape[-1])  # (B, 375, H)
+        if self.encoder is not None:
+            embeddings: torch.Tensor = self.encoder(features)
+            return embeddings
+        groups = torch.split(features, ENCODER_GROUP[self.device.type])
+        found = [self.network.get_audio_features(group).pooler_output for group in groups]  # (b * 375, H)
+        return torch.cat(found).reshape(len(features), -1, found[0].shape[-1])  # (B, 375, H)
 
     def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Audio embeddings (B, 375, H) of `waveforms` (B, N <= 480,000)."""
@@ -102,10 +118,13 @@ class BorealisModel:
         audio = self.network.config.audio_config  # 4 frames of hidden_size side by side are intermediate_size wide
         audio_length = audio.max_source_positions * audio.hidden_size // audio.intermediate_size  # 375
         decoder = SlotDecoder(self.network, *self.prompt_embeddings(), audio_length, self.options, slots)
+        weights_bytes = sum(weight.numel() * weight.element_size() for weight in self.network.parameters())
+        logger.info(_MEMORY, weights_bytes / MEBIBYTE, slots, decoder.cache_bytes / MEBIBYTE)
         if self.device.type != "cuda":
             return decoder
         graphed = GraphedDecoder(decoder)
         graphed.capture_all()
+        logger.info("Занято на видеокарте: %.0f МБ", torch.cuda.memory_reserved(self.device) / MEBIBYTE)
         return graphed
 
     @torch.inference_mode()

@@ -14,8 +14,8 @@ class Readback(Protocol[T]):
     def put(self, tokens: torch.Tensor, tag: T) -> None:
         """Starts bringing over `tokens` (n,)."""
 
-    def get(self, wait: bool) -> list[tuple[list[int], T]]:
-        """What has arrived, oldest first, each with its tag. With `wait`, everything that was put."""
+    def get(self) -> list[tuple[list[int], T]]:
+        """What has arrived, oldest first, each with its tag."""
 
     def forget(self) -> None:
         """Drops what is under way or has not been fetched, tags and all."""
@@ -31,7 +31,7 @@ class HostReadback(Generic[T]):
         """See Readback."""
         self._arrived.append((tokens.tolist(), tag))
 
-    def get(self, wait: bool) -> list[tuple[list[int], T]]:
+    def get(self) -> list[tuple[list[int], T]]:
         """See Readback."""
         arrived, self._arrived = self._arrived, []
         return arrived
@@ -66,9 +66,9 @@ class CudaReadback(Generic[T]):
         self._pending.append((self._turn, len(tokens), tag))
         self._turn = (self._turn + 1) % self.DEPTH
 
-    def get(self, wait: bool) -> list[tuple[list[int], T]]:
+    def get(self) -> list[tuple[list[int], T]]:
         """See Readback."""
-        while self._pending and (wait or self._events[self._pending[0][0]].query()):
+        while self._pending and self._events[self._pending[0][0]].query():
             self._read_oldest()
         arrived, self._arrived = self._arrived, []
         return arrived

@@ -73,10 +73,10 @@ class Slots(Generic[T]):
             seat.position += 1
         self._readback.put(tokens, [(seat.row, seat) for seat in seats])
 
-    def ended(self, wait: bool = False) -> list[Seat[T]]:
+    def ended(self) -> list[Seat[T]]:
         """Those whose end has been read since the last call, their seats free again."""
         ended = []
-        for tokens, seats in self._readback.get(wait):
+        for tokens, seats in self._readback.get():
             for column, seat in seats:
                 if not seat.ended and self._take_token(seat, tokens[column]):
                     self.leave(seat)

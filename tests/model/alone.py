@@ -44,6 +44,7 @@ class NumberedChunks:
         self.eos_id = alone.model.eos_id
         self.max_new_tokens = model.max_new_tokens
         self.samples = model.samples
+        self.lanes = 1
         self.make_decoder = model.make_decoder
         self._audio = alone.audio.to(model.device)
 

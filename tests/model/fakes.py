@@ -66,6 +66,7 @@ class FakeModel:
     device = torch.device("cpu")
     eos_id = END
     max_new_tokens = 40
+    lanes = 1
     samples = False
 
     def __init__(self) -> None:
@@ -125,8 +126,8 @@ class LateReadback:
     def put(self, tokens: torch.Tensor, tag: Any) -> None:
         self._pending.append((tokens.tolist(), tag))
 
-    def get(self, wait: bool) -> list[tuple[list[int], Any]]:
-        return [self._pending.popleft() for _ in range(len(self._pending) - (0 if wait else self.DEPTH))]
+    def get(self) -> list[tuple[list[int], Any]]:
+        return [self._pending.popleft() for _ in range(len(self._pending) - self.DEPTH)]
 
     def forget(self) -> None:
         self._pending.clear()

@@ -116,8 +116,9 @@ def test_tokens_are_read_in_order_though_each_step_overwrites_the_last(device: t
     for step in range(20):
         tokens += 1
         readback.put(tokens[: 1 + step % 4], step)
-        arrived += readback.get(wait=False)
-    arrived += readback.get(wait=True)
+        arrived += readback.get()
+    torch.cuda.synchronize(device)
+    arrived += readback.get()
     assert arrived == [([step + 1] * (1 + step % 4), step) for step in range(20)]
 
 
@@ -126,8 +127,9 @@ def test_reading_back_waits_for_nothing_that_is_under_way(device: torch.device) 
     tokens = torch.full((2,), 7, device=device)
     sleep(device)
     readback.put(tokens, "late")
-    assert readback.get(wait=False) == []
-    assert readback.get(wait=True) == [([7, 7], "late")]
+    assert readback.get() == []
+    torch.cuda.synchronize(device)
+    assert readback.get() == [([7, 7], "late")]
 
 
 def test_what_is_forgotten_does_not_arrive_and_leaves_the_ring_in_order(device: torch.device) -> None:
@@ -135,10 +137,12 @@ def test_what_is_forgotten_does_not_arrive_and_leaves_the_ring_in_order(device: 
     for step in range(2):
         readback.put(torch.full((2,), step, device=device), step)
     readback.forget()
-    assert readback.get(wait=True) == []
+    torch.cuda.synchronize(device)
+    assert readback.get() == []
     for step in range(2, 8):
         readback.put(torch.full((2,), step, device=device), step)
-    assert readback.get(wait=True) == [([step, step], step) for step in range(2, 8)]
+    torch.cuda.synchronize(device)
+    assert readback.get() == [([step, step], step) for step in range(2, 8)]
 
 
 def test_without_graphs_the_gpu_says_what_the_cpu_says(on_gpu: Alone) -> None:
@@ -184,11 +188,14 @@ def test_a_capture_may_fall_into_the_work_of_another_stream(graphed: GraphedDeco
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-def test_no_step_makes_the_host_wait(graphed: GraphedDecoder, on_gpu: Alone, request: pytest.FixtureRequest) -> None:
+def test_neither_seating_nor_a_step_makes_the_host_wait(
+    graphed: GraphedDecoder, on_gpu: Alone, request: pytest.FixtureRequest
+) -> None:
     graphed.capture_all()
     slots: Slots[int] = Slots(graphed, CudaReadback(on_gpu.device, 5), 5, on_gpu.model.eos_id, 24)
-    slots.seat(range(5), on_gpu.audio[:5].to(on_gpu.device), [None] * 5)
+    audio = on_gpu.audio[:5].to(on_gpu.device)
     request.getfixturevalue("no_hidden_waiting")
+    slots.seat(range(5), audio, [None] * 5)
     ended = []
     while slots.occupied:
         slots.step()
@@ -202,7 +209,8 @@ def test_the_host_runs_ahead_of_the_device(graphed: GraphedDecoder, on_gpu: Alon
     longest = max(range(CHUNKS), key=lambda index: len(on_gpu.tokens[index]))
     slots.seat([longest], on_gpu.audio[longest : longest + 1].to(on_gpu.device), [None])
     slots.step()  # a graph's first launch may take longer
-    assert slots.ended(wait=True) == []
+    torch.cuda.synchronize(on_gpu.device)
+    assert slots.ended() == []
     sleep(on_gpu.device)
     for _ in range(CudaReadback.DEPTH):
         slots.step()

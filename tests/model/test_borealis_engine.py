@@ -72,14 +72,40 @@ def test_a_finished_chunk_leaves_at_once_and_the_next_takes_its_slot(fake: FakeM
     assert engine.work.snapshot()["stepped_rows"] == 1 + 3 + 9 + 1 + 2  # no step is spent on who has left
 
 
+def steps_between_encodings(fake: FakeModel) -> list[int]:
+    """Steps before the first encoding, between the first and the second, and so on to those after the last."""
+    stages = [stage for stage, _ in fake.log if stage != "decode"]
+    return [len(steps) for steps in "".join(stage[0] for stage in stages).split("ep")]
+
+
 def test_those_seated_keep_moving_while_many_wait_on_the_cpu(fake: FakeModel) -> None:
     with busy_engine(fake, slots=8) as engine:
-        futures = [engine.submit(chunk(number, 39)) for number in range(1, 4)]
+        futures = [engine.submit(chunk(number, 39), owner=number % 2) for number in range(1, 7)]
         fake.gate.set()
-        assert texts_of(futures) == [text(number, 39) for number in range(1, 4)]
-    stages = [stage for stage, _ in fake.log if stage != "decode"]
-    between = "".join(stage[0] for stage in stages).split("ep")  # steps between encodings
-    assert list(map(len, between)) == [0, 1, 32, 32, 39]
+        assert texts_of(futures) == [text(number, 39) for number in range(1, 7)]
+    assert steps_between_encodings(fake) == [0, 1, 4, 4, 4, 4, 32, 39]
+
+
+def test_a_clip_is_not_kept_waiting_by_a_file_that_has_chunks_inside_already(fake: FakeModel) -> None:
+    with busy_engine(fake, slots=8) as engine:
+        futures = [engine.submit(chunk(number, 39), owner="a file") for number in range(1, 5)]
+        futures.append(engine.submit(chunk(20, 20), owner="a clip"))
+        fake.gate.set()
+        assert texts_of(futures) == [*(text(number, 39) for number in range(1, 5)), text(20, 20)]
+    assert fake.asked("encode") == [[0], [1], [20], [2], [3], [4]]
+    assert steps_between_encodings(fake)[:5] == [0, 1, 4, 20, 4]  # the clip, once inside, is finished first
+
+
+def test_another_clip_does_not_wait_until_the_first_is_finished(fake: FakeModel) -> None:
+    with busy_engine(fake, slots=8) as engine:
+        futures = [engine.submit(chunk(number, 39), owner="a file") for number in range(1, 5)]
+        futures.append(engine.submit(chunk(20, 30), owner="a clip"))
+        fake.at_step[12] = lambda: futures.append(engine.submit(chunk(21, 30), owner="another clip"))
+        fake.gate.set()
+        texts_of(futures[:5])
+        assert futures[5].result(PATIENCE_S) == text(21, 30)
+    assert fake.asked("encode") == [[0], [1], [20], [2], [21], [3], [4]]  # in turn
+    assert steps_between_encodings(fake)[3:5] == [7, 4]
 
 
 def test_a_text_is_cut_at_the_limit_of_tokens(fake: FakeModel, device_pace: str) -> None:

@@ -2,17 +2,21 @@
 
 import gc
 import logging
+import threading
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future, wait
+from functools import partial
 
 import pytest
 import torch
 
 from ml.borealis import batching
+from ml.borealis.batching import Job
 from ml.borealis.engine import Engine
-from ml.errors import RecognitionError
-from tests.model.fakes import PATIENCE_S, POISON, FakeModel, busy_engine, chunk, text, texts_of
+from ml.errors import EngineStoppedError, RecognitionError
+from tests.model.fakes import PATIENCE_S, POISON, FakeModel, busy_engine, chunk, in_background, text, texts_of
 
 
 def assert_only_the_poison_failed(fake: FakeModel, numbers: list[int], futures: list["Future[str]"]) -> None:
@@ -134,3 +138,40 @@ def test_the_sound_of_a_chunk_cancelled_in_the_queue_is_forgotten(fake: FakeMode
         del sound
         future.cancel()
         assert trace() is None
+
+
+def test_a_text_that_comes_after_everybody_was_given_up_harms_nothing(
+    fake: FakeModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with busy_engine(fake, slots=4) as engine:
+        futures = [engine.submit(chunk(number)) for number in range(1, 4)]
+        engine.abandon()
+        for future in futures:
+            assert isinstance(future.exception(PATIENCE_S), EngineStoppedError)
+    assert fake.asked("decode") == [[0]]  # the hung thread went on to the end
+    assert caplog.records == []
+
+
+def both_at_once(*ways: Callable[[], object]) -> None:
+    """Runs both, each on a thread of its own, from the same moment; raises what either raises."""
+    start = threading.Barrier(len(ways))
+    outcomes = [in_background(lambda way=way: (start.wait(), way())) for way in ways]
+    for outcome in outcomes:
+        outcome.result(PATIENCE_S)
+
+
+def test_a_chunk_given_up_while_its_text_arrives_has_one_outcome() -> None:
+    for _ in range(300):
+        job = Job(chunk(1), owner=None, submitted_s=0.0)
+        both_at_once(partial(job.answer, "text"), job.give_up)  # if either raised, whoever comes after were lost
+        assert job.future.exception(PATIENCE_S) is not None or job.future.result() == "text"
+
+
+def test_a_chunk_is_dropped_once_and_answered_never() -> None:
+    job = Job(chunk(1), owner=None, submitted_s=0.0)
+    job.future.cancel()
+    job.drop()
+    job.drop()
+    job.answer("text")
+    job.give_up()
+    assert job.future.cancelled()

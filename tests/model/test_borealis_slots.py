@@ -133,7 +133,7 @@ def test_clearing_frees_all_and_forgets_what_is_under_way() -> None:
     slots.step()
     assert slots.clear() == ["a", "b"]
     assert slots.free == 3
-    assert slots.ended(wait=True) == []
+    assert slots.ended() == []
     seat(slots, "b")
     (second,) = run(slots, 8)
     assert second.tokens == [2, 3, 4]
@@ -145,11 +145,11 @@ def test_on_the_host_tokens_arrive_at_once_in_order_and_only_once() -> None:
     readback.put(tokens, "first")
     tokens += 10  # the next step's, in the same memory
     readback.put(tokens[:1], "second")
-    assert readback.get(wait=False) == [([1, 2], "first"), ([11], "second")]
-    assert readback.get(wait=True) == []
+    assert readback.get() == [([1, 2], "first"), ([11], "second")]
+    assert readback.get() == []
     readback.put(tokens, "third")
     readback.forget()
-    assert readback.get(wait=True) == []
+    assert readback.get() == []
 
 
 def test_the_host_s_readback_is_for_the_cpu() -> None:

@@ -84,9 +84,12 @@ def test_report_says_on_what_it_was_measured(found: dict[str, Any]) -> None:
     assert found["floor"]["gflops"]["fc1, torch"] > 0
 
 
-def test_table_for_the_page_has_every_column_in_every_row(folder: Path) -> None:
-    rows = (folder / "run.md").read_text(encoding="utf-8").splitlines()
-    assert all(row.count("|") == len(COLUMNS) + 3 for row in rows)
+def test_tables_for_the_page_have_every_column_in_every_row(folder: Path) -> None:
+    table, aims = ((folder / "run.md").read_text(encoding="utf-8")).strip().split("\n\n")
+    assert {row.count("|") for row in table.splitlines()} == {len(COLUMNS) + 3}
+    assert {row.count("|") for row in aims.splitlines()} == {5}
+    for name in ("a file of 2 s", "a file of 31 s", "a clip beside", "cost of an hour", "2 clips of 1 s, of the floor"):
+        assert f"| {name}" in aims
 
 
 def test_plot_is_an_image(folder: Path) -> None:

@@ -1,0 +1,117 @@
+"""Whisper's encoder and Borealis' adapter on a CPU, in float32: what transformers' modules compute, in less time."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import VoxtralForConditionalGeneration
+
+from ml.borealis.joining import join, join_biases
+from ml.borealis.products import Products, QuickestProducts
+
+
+@dataclass(frozen=True)
+class EncoderLayer:
+    """The weights of one layer, queries, keys and values fused; each weight is (out, in)."""
+
+    attention_norm: nn.LayerNorm
+    qkv: torch.Tensor
+    qkv_bias: torch.Tensor
+    out: nn.Linear
+    feed_forward_norm: nn.LayerNorm
+    fc1: nn.Linear
+    fc2: nn.Linear
+
+
+class CpuEncoder(nn.Module):
+    """Features in, audio embeddings out; every chunk by itself, for a batch would not fit a CPU's caches.
+
+    One chunk gets all of torch's threads. Several share them: each is computed beside the others on its part, which
+    takes less time than one after the other on all, because threads that have nothing in common never wait for each
+    other. Holds no weights of its own but the biases of its fused products. For one caller at a time: the number of
+    threads that MKL uses is the whole process's.
+    """
+
+    def __init__(self, network: VoxtralForConditionalGeneration, products: Products) -> None:
+        """`network` is in float32 on the CPU and has GELU everywhere, see `make_encoder`."""
+        super().__init__()
+        tower, adapter = network.model.audio_tower, network.model.multi_modal_projector
+        self.products = products
+        self._heads: int = network.config.audio_config.num_attention_heads
+        self._convolutions: list[nn.Conv1d] = [tower.conv1, tower.conv2]
+        self._positions: torch.Tensor = tower.embed_positions.weight  # (1500, d)
+        self._layers = [_fuse(layer) for layer in tower.layers]
+        self._last_norm: nn.LayerNorm = tower.layer_norm
+        self._adapter: list[torch.Tensor] = [adapter.linear_1.weight, adapter.linear_2.weight]
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Audio embeddings (B, 375, H) of `features` (B, 128, 3000)."""
+        if len(features) == 1:
+            return self._embed(features[0])[None]
+        threads = torch.get_num_threads()
+        each = max(1, threads // len(features))
+        try:
+            with ThreadPoolExecutor(threads // each, initializer=torch.set_num_threads, initargs=(each,)) as lanes:
+                return torch.stack(list(lanes.map(self._embed, features)))
+        finally:
+            torch.set_num_threads(threads)
+
+    @torch.inference_mode()
+    def _embed(self, features: torch.Tensor) -> torch.Tensor:
+        """Audio embeddings (375, H) of `features` (128, 3000)."""
+        return self._adapt(self._encode(features))
+
+    def _encode(self, features: torch.Tensor) -> torch.Tensor:
+        """The encoder's output (1500, d) for `features` (128, 3000)."""
+        x = features[None]
+        for convolution in self._convolutions:
+            x = functional.gelu(convolution(x))  # (1, d, 3000), then (1, d, 1500)
+        x = x[0].t().contiguous() + self._positions
+        for layer in self._layers:
+            x += self._attend(layer, layer.attention_norm(x))
+            x += self._feed_forward(layer, layer.feed_forward_norm(x))
+        normed: torch.Tensor = self._last_norm(x)
+        return normed
+
+    def _attend(self, layer: EncoderLayer, x: torch.Tensor) -> torch.Tensor:
+        attended = self.products.attend(self.products.linear(x, layer.qkv, layer.qkv_bias), self._heads)
+        return self.products.linear(attended, layer.out.weight, layer.out.bias)
+
+    def _feed_forward(self, layer: EncoderLayer, x: torch.Tensor) -> torch.Tensor:
+        inner = self.products.linear_gelu(x, layer.fc1.weight, layer.fc1.bias)  # (1500, f)
+        return self.products.linear(inner, layer.fc2.weight, layer.fc2.bias)
+
+    def _adapt(self, x: torch.Tensor) -> torch.Tensor:
+        """Four positions side by side, taken to the language model's width: (375, H)."""
+        first, second = self._adapter
+        together = x.reshape(-1, first.shape[1])
+        return self.products.linear(self.products.linear_gelu(together, first, None), second, None)
+
+
+def make_encoder(network: VoxtralForConditionalGeneration) -> CpuEncoder | None:
+    """An encoder for `network` with the products that are quickest here; None where transformers' own must do."""
+    audio = network.config.audio_config
+    activations = (audio.activation_function, network.config.projector_hidden_act)
+    if network.device.type != "cpu" or network.dtype != torch.float32 or activations != ("gelu", "gelu"):
+        return None
+    products = QuickestProducts(
+        audio.max_source_positions, audio.hidden_size, audio.intermediate_size, audio.num_attention_heads
+    )
+    return CpuEncoder(network, products)
+
+
+def _fuse(layer: Any) -> EncoderLayer:
+    attention = layer.self_attn
+    projections = [attention.q_proj, attention.k_proj, attention.v_proj]
+    return EncoderLayer(
+        attention_norm=layer.self_attn_layer_norm,
+        qkv=join(projections),
+        qkv_bias=join_biases(projections),
+        out=attention.out_proj,
+        feed_forward_norm=layer.final_layer_norm,
+        fc1=layer.fc1,
+        fc2=layer.fc2,
+    )
