@@ -51,7 +51,7 @@ def recognise_with(engine: Engine, window: int, sampled: bool = False) -> Recogn
 
 
 class _Ahead:
-    """Submits the chunks of one recording to the engine. To be closed, and until `ended` only once `cancelled` is set."""
+    """Submits the chunks of one recording to the engine. To be closed; before `ended`, once `cancelled` is set."""
 
     def __init__(
         self, engine: Engine, window: int, sampled: bool, chunks: Iterator[Chunk], cancelled: threading.Event

@@ -111,9 +111,13 @@ def test_speech_in_noise_is_kept(snr_db: float) -> None:
     assert may_hold_speech((0.003 * (speech + noise)).astype(np.float32))
 
 
-def test_one_word_in_a_long_silence_is_kept() -> None:
-    waveform = np.zeros(30 * RATE, np.float32)
-    waveform[RATE * 20 : RATE * 20 + RATE // 2] = voice(0.5)
+@pytest.mark.parametrize("word_s", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 0.01])
+def test_one_word_in_a_long_silence_is_kept(word_s: float, noise: float) -> None:
+    waveform = np.random.default_rng(0).normal(0, noise, 30 * RATE).astype(np.float32)
+    assert not may_hold_speech(waveform)
+    word = voice(word_s)
+    waveform[RATE * 20 : RATE * 20 + len(word)] += word
     assert may_hold_speech(waveform)
 
 
