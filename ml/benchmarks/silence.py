@@ -27,7 +27,6 @@ TEXTS = {
     "a sentence": ("Здравствуйте, я хотел бы узнать, когда будет готов мой заказ.",),
 }
 SPEECH_DB = -25.0  # dBFS, the mean over what is said
-QUIET_DB = -50.0
 SNRS_DB = (20.0, 10.0, 5.0, 0.0)
 SEEDS = 8  # chunks of each background without speech
 
