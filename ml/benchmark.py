@@ -29,11 +29,13 @@ from ml.benchmarks.recordings import Recordings, noise_bursts, speech
 from ml.benchmarks.report import to_json, to_markdown, to_table
 from ml.benchmarks.sizes import QUICK, Sizes
 from ml.benchmarks.strategies import Bare, Reference, Shared
+from ml.benchmarks.stream import measure_stream
 from ml.benchmarks.weights import ROOT, SHAPES, as_served, checkpoint_folder, load_weights
 from ml.borealis.model import resolve_device, resolve_dtype
 from ml.errors import SpeechError
 
-WORKLOADS = ("calls", "clips", "file", "clients", "beside", "long_file", "lengths")
+WORKLOADS = ("calls", "clips", "file", "clients", "beside", "long_file", "lengths", "stream")
+THROUGH_SERVER = ("calls", "stream")
 MAX_DURATION_S = 24 * 3600.0
 RANDOM_NEW_TOKENS = 160  # dense Russian speech in 30 s
 NEW_TOKENS = 350  # the service's default
@@ -102,10 +104,13 @@ def run(flags: argparse.Namespace, sizes: Sizes) -> Iterator[tuple[list[Line], K
 
 
 def _measure(name: str, bench: Bench, weights: str) -> list[Line]:
-    if name != "calls":
+    if name not in THROUGH_SERVER:
         lines: list[Line] = getattr(bench, name)()
         return lines
     with checkpoint_folder(weights, bench.model) as folder, as_served(weights, bench.model):
+        if name == "stream":
+            path, repeats = bench.recordings.wav(bench.sizes.file_s), bench.sizes.repeats
+            return measure_stream(bench.model, folder, bench.slots, path, repeats, lambda: bench.on_answer("stream"))
         path, count = bench.recordings.wav(bench.sizes.clip_s), bench.sizes.calls
         return measure_calls(
             bench.model, folder, bench.slots, path, bench.decoder, count, lambda: bench.on_answer("calls")

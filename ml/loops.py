@@ -6,8 +6,10 @@ import zlib
 from dataclasses import dataclass
 
 from ml.audio.splitting import Chunk, split_at_pauses
+from ml.errors import DecodingCancelledError
+from ml.joining import join_texts
 from ml.recognise import Recognise
-from ml.transcript import Status
+from ml.transcript import Status, Unfinished
 
 MAX_CHARACTERS_PER_S = 30.0  # nobody says more; fast Russian speech has about 20
 SPARE_CHARACTERS = 40  # so that a shout in half a second is not too much
@@ -26,7 +28,13 @@ def first_repeat(text: str) -> int | None:
 
 
 def is_unsound(text: str, duration_s: float) -> bool:
-    """Whether `text` cannot be what was said in `duration_s`: a loop, too much of a muchness, or simply too much."""
+    """Whether `text` cannot be what was said in `duration_s`: a loop, too much of a muchness, or simply too much.
+
+    Neither can an answer that stopped at the limit on tokens, unless that is so low that nobody expects more.
+    """
+    is_unfinished, text = isinstance(text, Unfinished), text.strip()
+    if is_unfinished and len(text) >= MIN_LOOP_CHARACTERS:
+        return True
     if len(text) > MAX_CHARACTERS_PER_S * duration_s + SPARE_CHARACTERS or first_repeat(text) is not None:
         return True
     encoded = text.encode()
@@ -41,17 +49,21 @@ class LoopGuard:
     again: Recognise  # another way of asking, such as sampling
 
     def sound(self, chunk: Chunk, text: str, cancelled: threading.Event) -> tuple[str, Status]:
-        """A sound answer to `chunk`, whose first answer was `text`, and how it was come by."""
+        """A sound answer to `chunk`, whose first answer was `text`, and how it was come by.
+
+        Raises DecodingCancelledError, and what the recognisers raise.
+        """
         if not is_unsound(text, _duration_s(chunk)):
             return text, Status.TRANSCRIBED
         halves = _halves(chunk)
         for recognise in (self.recognise, self.again):
             answers = list(recognise(iter(halves), cancelled))
+            if len(answers) < len(halves) and cancelled.is_set():
+                raise DecodingCancelledError("Запрос отменён")
             if not any(is_unsound(answer, _duration_s(half)) for half, answer in zip(halves, answers, strict=True)):
-                return _joined(answers), Status.RETRIED
-        return _joined(
-            [_cut(answer, _duration_s(half)) for half, answer in zip(halves, answers, strict=True)]
-        ), Status.FLAGGED
+                return join_texts(answers), Status.RETRIED
+        parts = [_cut(answer, _duration_s(half)) for half, answer in zip(halves, answers, strict=True)]
+        return join_texts(parts), Status.FLAGGED
 
 
 def _halves(chunk: Chunk) -> list[Chunk]:
@@ -65,10 +77,6 @@ def _cut(text: str, duration_s: float) -> str:
     limit = int(MAX_CHARACTERS_PER_S * duration_s) + SPARE_CHARACTERS
     repeat = first_repeat(text)
     return text[: min(limit, limit if repeat is None else repeat)].strip()
-
-
-def _joined(texts: list[str]) -> str:
-    return " ".join(stripped for text in texts if (stripped := text.strip()))
 
 
 def _duration_s(chunk: Chunk) -> float:

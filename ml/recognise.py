@@ -1,10 +1,12 @@
 """How chunks become texts: the shape every recogniser has, and the one over an engine."""
 
+import contextvars
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 import numpy as np
@@ -28,23 +30,81 @@ class Engine(Protocol):
 
 
 def recognise_with(engine: Engine, window: int, sampled: bool = False) -> Recognise:
-    """A recogniser that keeps up to `window` chunks of a recording in the engine at once."""
+    """A recogniser that keeps up to `window` chunks of a recording in the engine at once.
+
+    It reads ahead on a thread of its own, so that a text is handed on once it is there, though the next chunk is not.
+    """
 
     def recognise(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
-        pending: deque[Future[str]] = deque()
-        owner = object()  # recordings take turns in the engine
+        ahead = _Ahead(engine, window, sampled, chunks, cancelled)
         try:
-            for chunk in chunks:
-                pending.append(engine.submit(chunk.waveform, owner, sampled))
-                while pending and (len(pending) >= window or pending[0].done()):
-                    yield _wait(pending.popleft(), cancelled)
-            while pending:
-                yield _wait(pending.popleft(), cancelled)
+            for future in ahead.futures():
+                yield _wait(future, cancelled)
+        except BaseException:
+            if not ahead.ended:
+                cancelled.set()  # ends the wait for the next chunk: nobody wants it any more
+            raise
         finally:
-            for future in pending:
-                future.cancel()
+            ahead.close()
 
     return recognise
+
+
+class _Ahead:
+    """Submits the chunks of one recording to the engine. To be closed; before `ended`, once `cancelled` is set."""
+
+    def __init__(
+        self, engine: Engine, window: int, sampled: bool, chunks: Iterator[Chunk], cancelled: threading.Event
+    ) -> None:
+        self._engine = engine
+        self._sampled = sampled
+        self._chunks = chunks
+        self._cancelled = cancelled
+        self.ended = False  # nothing more will be submitted
+        self._room = threading.Semaphore(window)
+        self._futures: SimpleQueue[Future[str] | None] = SimpleQueue()  # None for the end
+        context = contextvars.copy_context()  # the request's id goes with it into the logs
+        self._thread = threading.Thread(target=context.run, args=(self._run,), name="read-ahead")
+        self._thread.start()
+
+    def futures(self) -> "Iterator[Future[str]]":
+        """What was submitted, in order; reading the next one makes room for another."""
+        while future := self._futures.get():
+            yield future
+            self._room.release()
+
+    def close(self) -> None:
+        """Ends the thread and takes what is still in the engine out of it."""
+        while self._thread.is_alive():
+            self._drop_all()  # the engine may be holding the thread back until there are fewer
+            self._thread.join(CANCEL_POLL_S)
+        self._drop_all()
+
+    def _run(self) -> None:
+        owner = object()  # recordings take turns in the engine
+        try:
+            for chunk in self._chunks:
+                while not self._room.acquire(timeout=CANCEL_POLL_S):
+                    if self._cancelled.is_set():
+                        raise DecodingCancelledError("Запрос отменён")
+                self._futures.put(self._engine.submit(chunk.waveform, owner, self._sampled))
+            self.ended = True
+            self._futures.put(None)
+        except BaseException as error:
+            self.ended = True
+            self._futures.put(_failed(error))
+
+    def _drop_all(self) -> None:
+        with suppress(Empty):
+            while True:
+                if future := self._futures.get_nowait():
+                    future.cancel()
+
+
+def _failed(error: BaseException) -> "Future[str]":
+    future: Future[str] = Future()
+    future.set_exception(error)
+    return future
 
 
 def _wait(future: "Future[str]", cancelled: threading.Event) -> str:

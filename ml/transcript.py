@@ -4,13 +4,17 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 
+class Unfinished(str):
+    """An answer that ended where no more tokens were allowed: the model was not done."""
+
+
 class Status(Enum):
     """How a segment came by its text."""
 
     TRANSCRIBED = "TRANSCRIBED"
     SILENCE = "SILENCE"  # nothing but silence or steady noise: the model was not asked
-    RETRIED = "RETRIED"  # the first answer repeated itself; this is a later one
-    FLAGGED = "FLAGGED"  # every answer repeated itself; this is one cut at its first repetition
+    RETRIED = "RETRIED"  # the first answer repeated itself or did not end; this is a later one
+    FLAGGED = "FLAGGED"  # so did every answer; this is one cut at its first repetition
 
 
 @dataclass(frozen=True)
@@ -43,5 +47,5 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """The segments' texts, joined; those in which nothing is said leave no trace."""
+        """The segments' texts, joined; those in which nothing is said leave no trace. See ml/joining.py."""
         return " ".join(segment.text for segment in self.segments if segment.text)

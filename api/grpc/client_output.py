@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 from google.protobuf import json_format
 
@@ -51,11 +52,17 @@ ENDINGS = {name: ".txt" if name == "text" else f".{name}" for name in WRITERS}
 def write_complete(path: Path, text: str) -> None:
     """Writes `text` (UTF-8, "\\n") so that whoever sees `path` sees all of it, whatever happens meanwhile.
 
+    A link is followed. What is no file, such as /dev/null or a pipe, is written to and never replaced.
+
     Raises:
         OSError: the file cannot be written; what was there before is still there.
     """
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8", newline="\n")
+        return
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    draft = path.with_name(f".{uuid4().hex}.part")  # a name of its own: that of the file may be as long as names can be
     try:
         with draft.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)

@@ -38,7 +38,10 @@ class Report:
             say_above(line)
 
     def sum_up(self) -> None:
-        """Prints the last line about several files."""
+        """Prints what still waited for a job that has not ended, and the last line about several files."""
+        for job in self._jobs:
+            sys.stdout.write(self._ended.pop(job, ""))
+        sys.stdout.flush()
         if self._is_single:
             return
         counts = {label: self._counts[label] for label in (*_LABELS.values(), _SKIPPED)}

@@ -15,12 +15,21 @@ _SURE_SHARE = 0.15  # a pause lies in the lowest 15 % of the range between floor
 _LIKELY_SHARE = 0.3  # or, with a breath or an echo in it, in the lowest 30 %; so do some soft consonants
 _SMOOTH_FRAMES = 3  # 30 ms: evens out noise, leaves the closure of a stop consonant (60-80 ms) short
 _MIN_PAUSE_FRAMES = 10  # 100 ms: longer than such a closure
+_SURE_PAUSE_FRAMES = 20  # 200 ms: more than a closure and what is hardly heard of a word after it
 _LONG_PAUSE_FRAMES = 40  # 400 ms: more adds nothing to the certainty that this is a pause
 _MARGIN_FRAMES = 25  # 250 ms of a long pause stay on either side of the cut
 _LEAST_MARGIN_FRAMES = 12  # 120 ms, or half of a shorter pause, come before a cut at the end of the allowed range
 _DIP_FRAMES = 9  # 90 ms: without pauses, a gap between words should still win over a shorter closure
 
 Frames = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The frame before which to cut, and whether a word may be there."""
+
+    frame: int
+    in_word: bool
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,8 @@ def frame_powers(waveform: NDArray[np.float32], hop: int) -> Frames:
     return powers
 
 
-def best_cut(powers: Frames, earliest: int, latest: int) -> int:
-    """Return the frame in [earliest, latest] before which to cut a stretch whose frames have these powers (n,).
+def best_cut(powers: Frames, earliest: int, latest: int) -> Cut:
+    """Return where in [earliest, latest] to cut a stretch whose frames have these powers (n,).
 
     A pause in the later half of the allowed range wins, then one in the rest, then the quietest moment of the later
     half. `n` may exceed `latest`: what follows tells how long a pause goes on.
@@ -61,8 +70,10 @@ def best_cut(powers: Frames, earliest: int, latest: int) -> int:
         for start in (preferred, earliest):
             choice = [pause for pause in pauses if pause.cut >= start]
             if choice:
-                return max(choice, key=lambda pause: _merit(pause, latest)).cut
-    return _bottom(dips, preferred, latest)
+                best = max(choice, key=lambda pause: _merit(pause, latest))
+                return Cut(best.cut, best.end - best.start < _SURE_PAUSE_FRAMES)
+    is_steady = float(np.percentile(levels, _SPEECH_PERCENTILE)) - deepest < _MIN_RANGE_DB
+    return Cut(_bottom(dips, preferred, latest), not is_steady)
 
 
 def _pauses(levels: Frames, floor: float, share: float, earliest: int, latest: int) -> list[_Pause]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.audio.command import SAMPLE_RATE
-from ml.audio.pauses import FRAME_S, Frames, best_cut, frame_powers
+from ml.audio.pauses import FRAME_S, Cut, Frames, best_cut, frame_powers
 
 MAX_CHUNK_S = 30
 MIN_TARGET_S = 1
@@ -23,11 +23,13 @@ class Chunk:
     waveform: mono float32 (N,) in [-1, 1]; may share memory with what it was cut from, so do not write to it
     start_sample: its place in the whole recording
     sample_rate: Hz
+    ends_in_word: whether there may be a word where it ends, for want of a pause
     """
 
     waveform: Waveform
     start_sample: int
     sample_rate: int = SAMPLE_RATE
+    ends_in_word: bool = False
 
     @property
     def start_s(self) -> float:
@@ -85,16 +87,16 @@ class PauseSplitter:
         waveform, powers = _joined(self._blocks), np.concatenate(self._powers)
         chunks = []
         while len(waveform) > limit_samples:
-            n_frames = self._next_cut(len(waveform), powers)
-            n_samples = n_frames * self._hop
-            chunks.append(Chunk(waveform[:n_samples], self._start_sample, self._sample_rate))
+            cut = self._next_cut(len(waveform), powers)
+            n_samples = cut.frame * self._hop
+            chunks.append(Chunk(waveform[:n_samples], self._start_sample, self._sample_rate, cut.in_word))
             self._start_sample += n_samples
-            waveform, powers = waveform[n_samples:], powers[n_frames:]
+            waveform, powers = waveform[n_samples:], powers[cut.frame :]
         self._blocks, self._n_held, self._powers = [waveform], len(waveform), [powers]
         return chunks
 
-    def _next_cut(self, n_held: int, powers: Frames) -> int:
-        """Return the length, in frames, of the chunk at the start of what is held, which is longer than the target."""
+    def _next_cut(self, n_held: int, powers: Frames) -> Cut:
+        """Return where to end the chunk at the start of what is held, which is longer than the target."""
         n_seen = min(n_held, self._target_samples + self._tail_samples)
         latest = min(self._target_samples, n_seen - self._tail_samples) // self._hop
         earliest = max(1, int(self._target_samples * _EARLIEST_SHARE) // self._hop)

@@ -35,7 +35,7 @@ def measure_calls(
     """
     with path.open("rb") as file:
         waveform = decoder.decode_all(file)
-    with _server(checkpoint, model, slots) as address, _caller(address) as call, Engine(model, slots) as engine:
+    with served(checkpoint, model, slots) as address, caller(address) as call, Engine(model, slots) as engine:
         ways: dict[str, Callable[[], object]] = {
             "bare": lambda: model.transcribe_batch([waveform]),
             "engine": lambda: engine.submit(waveform).result(),
@@ -67,7 +67,7 @@ def _take_turns(
 
 
 @contextmanager
-def _server(checkpoint: Path, model: BorealisModel, slots: int) -> Iterator[str]:
+def served(checkpoint: Path, model: BorealisModel, slots: int) -> Iterator[str]:
     """Runs start.py with the model on a free port; yields its address at once."""
     address = f"127.0.0.1:{_free_port()}"
     host, port = address.split(":")
@@ -89,9 +89,12 @@ def _server(checkpoint: Path, model: BorealisModel, slots: int) -> Iterator[str]
 
 
 @contextmanager
-def _caller(address: str) -> Iterator[Callable[[Path], dict[str, float]]]:
-    """Runs a client in a process of its own; yields what makes it call. Raises RuntimeError if no server is there."""
-    command = [sys.executable, "-m", "api.grpc.benchmark_calls", address]
+def caller(address: str, *flags: str) -> Iterator[Callable[[Path], dict[str, float]]]:
+    """Runs a client in a process of its own; yields what makes it call. Raises RuntimeError if no server is there.
+
+    `flags` are those of api/grpc/benchmark_calls.py.
+    """
+    command = [sys.executable, "-m", "api.grpc.benchmark_calls", address, *flags]
     client = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
     assert client.stdin is not None and client.stdout is not None
     requests, answers = client.stdin, client.stdout

@@ -67,6 +67,8 @@ class Line:
     cpu_ratio: float | None = None  # the reference's processor time over this one's
     idle_p50_s: float | None = None  # latency without the long file beside
     over_bare_s: float | None = None  # p50 above that of the bare model call
+    upload_s: float | None = None  # of a streamed recording; p50 then counts from when its last byte has left
+    tail_share: float | None = None  # p50 over the unary call's processing time
 
 
 def to_line(workload: str, strategy: str, workers: int, clients: int, runs: Sequence[Run]) -> Line:

@@ -87,6 +87,8 @@ def _note(line: Line) -> str:
         return f"   alone {line.idle_p50_s:.3f} s, beside {line.p50_s / line.idle_p50_s:.1f} times that"
     if line.over_bare_s is not None:
         return f"   {line.over_bare_s * 1000:+.1f} ms over the bare call"
+    if line.tail_share is not None:
+        return f"   {line.p50_s:.2f} s after {line.upload_s:.1f} s of upload: {line.tail_share:.1%} of the unary call"
     if line.workload.startswith("cost"):
         hours = line.audio_s / 3600
         return f"   {line.elapsed_s / hours:.1f} s, {line.cpu_s / hours:.1f} CPU s per hour of audio"

@@ -17,6 +17,7 @@ from ml.borealis.readback import make_readback
 from ml.borealis.slots import Decoder, Seat, Slots
 from ml.borealis.staging import Staged, make_stager
 from ml.errors import EngineStoppedError, RecognitionError
+from ml.transcript import Unfinished
 
 # Decode steps between two groups on a device that cannot do both at once, so that those seated keep moving. With few
 # steps the slots fill up, which makes a step cheap for each.
@@ -221,7 +222,7 @@ class Batcher:
         """Answers those that have ended and frees the seats of those whom nobody wants any more."""
         for seat, text in zip(ended, self._decode([seat.tokens for seat in ended]) if ended else [], strict=True):
             del self._inside[seat.owner]
-            seat.owner.answer(text)
+            seat.owner.answer(Unfinished(text) if seat.unfinished else text)
             self.work.chunks += 1
         for seat in self._slots.occupied:
             if seat.owner.future.cancelled():

@@ -32,6 +32,7 @@ class Seat(Generic[T]):
     position: int  # where its next key goes, steps under way counted
     tokens: list[int] = field(default_factory=list)
     ended: bool = False
+    unfinished: bool = False  # ended by the limit on tokens
 
 
 class Slots(Generic[T]):
@@ -101,4 +102,5 @@ class Slots(Generic[T]):
         """Adds `token` to the seat's; whether it was the last."""
         if token != self._eos_id:
             seat.tokens.append(token)
-        return token == self._eos_id or len(seat.tokens) >= self._max_tokens
+        seat.unfinished = token != self._eos_id and len(seat.tokens) >= self._max_tokens
+        return token == self._eos_id or seat.unfinished

@@ -84,7 +84,7 @@ class TranscriptionServiceBase(ITranscriptionService):
     ) -> transcription_pb2.TranscriptionResponse:
         """Transcribes a whole audio file."""
         call = Call(Description(request.filename, request.format, request.sample_rate))
-        context.add_callback(call.cancelled.set)
+        _cancel_with(context, call)
         return self._answer(call, lambda: self._transcriber.whole(call, [request.audio_data]), context)
 
     def TranscribeAudioStream(
@@ -124,7 +124,7 @@ class TranscriptionServiceBase(ITranscriptionService):
         requests = self._idle_watch.watched(request_iterator, context.cancel)
         first = next(requests, transcription_pb2.AudioChunk())
         call = Call(Description(first.filename, first.format, first.sample_rate))
-        context.add_callback(call.cancelled.set)
+        _cancel_with(context, call)
         return call, (piece.chunk_data for piece in chain([first], requests))
 
     def _answer(
@@ -155,6 +155,11 @@ class TranscriptionServiceBase(ITranscriptionService):
 
     def _log_received(self, description: Description, size_bytes: int) -> None:
         log_received(self._log, description, size_bytes, self._with_filenames)
+
+
+def _cancel_with(context: grpc.ServicerContext, call: Call) -> None:
+    if not context.add_callback(call.cancelled.set):
+        call.cancelled.set()  # it has ended already
 
 
 def _in_background(work: Callable[[], Transcript], at_end: Callable[[], None]) -> "Future[Transcript]":

@@ -1,6 +1,7 @@
 """The client's output: text, subtitles, table and JSON, in files that are complete or not there."""
 
 import json
+import os
 import re
 import sys
 from itertools import pairwise
@@ -12,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.grpc.client import TranscriptionClient
+from api.grpc.client_batch import Exit, Outcome
 from api.grpc.client_cli import main
 from api.grpc.client_cues import CUE_CHARS, cues, split_text
+from api.grpc.client_files import Job
 from api.grpc.client_output import WRITERS, write_complete
+from api.grpc.client_report import Report
 from generated.v1.transcription_pb2 import SILENCE, TRANSCRIBED, Segment, TranscriptionResponse
 from tests.integration.client_server import expected_text, serving, write_wav
 
@@ -134,3 +138,35 @@ def test_file_that_cannot_be_completed_leaves_the_old_one_and_no_draft(tmp_path:
     with pytest.raises(UnicodeEncodeError):
         write_complete(path, "новое \udcff")
     assert path.read_bytes() == "старое\n".encode() and list(tmp_path.iterdir()) == [path]
+
+
+def test_output_may_have_as_long_a_name_as_names_can_be(tmp_path: Path) -> None:
+    path = tmp_path / ("ы" * 125 + ".txt")  # 254 bytes
+    write_complete(path, "текст\n")
+    assert path.read_text(encoding="utf-8") == "текст\n" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are neither pipes nor links for everybody there")
+def test_pipe_is_written_to_and_a_link_is_followed(tmp_path: Path) -> None:
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_complete(pipe, "текст\n")
+        assert os.read(reader, 100).decode() == "текст\n" and pipe.is_fifo()
+    finally:
+        os.close(reader)
+    target.write_text("старое\n", encoding="utf-8")
+    link.symlink_to(target)
+    write_complete(link, "новое\n")
+    assert link.is_symlink() and target.read_text(encoding="utf-8") == "новое\n"
+
+
+def test_transcript_behind_a_file_that_was_given_up_is_printed_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (Job(tmp_path / name, None) for name in ("1.wav", "2.wav"))
+    report = Report([first, second], WRITERS["text"], is_single=False)
+    report.tell(Outcome(second, Exit.DONE, response_of(spoken(0, 1, "второй"))))
+    report.sum_up()
+    assert capsys.readouterr().out == "второй\n"

@@ -1,5 +1,6 @@
 """Real speech in, the right words out: the bundled model behind both calls of a real server."""
 
+import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,8 @@ print(f"Транскрипция: {response.transcript}")
 print(f"Время обработки: {response.processing_time:.2f}s")
 print(f"Скорость: {response.stats.speed_factor:.1f}x")
 """
+
+MOST_LOST_OR_ADDED = 0.1  # of the words
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +138,24 @@ def test_texts_of_many_chunks_read_as_one(short_chunks: Stub) -> None:
     texts = [segment.text for segment in response.segments if segment.text]
     assert len(response.segments) > 10 and response.transcript == " ".join(texts)
     assert "  " not in response.transcript and response.transcript == response.transcript.strip()
+
+
+def test_words_at_the_cuts_are_neither_lost_nor_doubled(short_chunks: Stub) -> None:
+    """In chunks of 5 s. What is lost and added in all bounds what is at the cuts; to be tightened with the model."""
+    rows = json.loads(sample("word_times.json").read_text(encoding="utf-8"))
+    response = transcribe(short_chunks, sample("word_times.wav"))
+    counts = jiwer.process_words(" ".join(row["word"] for row in rows), response.transcript)
+    assert counts.deletions + counts.insertions <= MOST_LOST_OR_ADDED * len(rows), counts
+
+
+def test_streamed_call_gives_the_segments_of_the_unary_one(short_chunks: Stub) -> None:
+    path = sample("word_times.wav")
+    unary = transcribe(short_chunks, path)
+    streamed = short_chunks.TranscribeAudioStream(pieces(path, 100_000))
+    assert streamed.segments == unary.segments and streamed.transcript == unary.transcript
+    *updates, last = short_chunks.TranscribeAudioIncremental(pieces(path, 100_000))
+    assert [update.segment for update in updates if update.HasField("segment")] == list(unary.segments)
+    assert last.response.transcript == unary.transcript
 
 
 def test_noise_and_silence_give_no_words(bundled: Stub) -> None:

@@ -23,12 +23,12 @@ LEAST = Sizes(
 )  # fmt: skip
 NEW_TOKENS = 4
 FLAGS = ["--weights", "random-smallest", "--device", "cpu", "--ignore-eos", "--new-tokens", str(NEW_TOKENS)]
-IN_PROCESS = [name for name in benchmark.WORKLOADS if name != "calls"]
+IN_PROCESS = [name for name in benchmark.WORKLOADS if name not in benchmark.THROUGH_SERVER]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one run of everything but the calls to a server leaves behind."""
+    """What one run of everything but what goes through a server leaves behind."""
     folder = tmp_path_factory.mktemp("benchmark")
     files = [
         f"--{kind}={folder / name}"
@@ -115,6 +115,16 @@ def test_calls_go_through_a_real_server(tmp_path: Path) -> None:
     assert [line["strategy"] for line in ways] == ["bare", "engine", "gRPC"]
     assert ways[0]["over_bare_s"] == 0
     assert all(line["p50_s"] > 0 for line in ways)
+
+
+@pytest.mark.slow
+def test_stream_is_compared_with_the_unary_call_of_the_same_server(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    assert benchmark.main([*FLAGS, "--json", str(file), "--workloads", "stream"], LEAST) == 0
+    unary, stream = json.loads(file.read_text(encoding="utf-8"))["lines"]
+    assert (unary["strategy"], stream["strategy"]) == ("unary", "stream")
+    assert unary["audio_s"] == stream["audio_s"] == 2.0
+    assert stream["upload_s"] <= stream["elapsed_s"] and stream["tail_share"] == stream["p50_s"] / unary["p50_s"]
 
 
 def test_without_ends_every_chunk_gets_as_many_tokens() -> None:

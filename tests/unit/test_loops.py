@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from ml.audio.splitting import Chunk
+from ml.errors import DecodingCancelledError
 from ml.loops import LoopGuard, first_repeat, is_unsound
-from ml.transcript import Status
+from ml.transcript import Status, Unfinished
 from tests.unit.media import voice
 
 LOOP = "спасибо за просмотр " * 12
@@ -84,3 +85,26 @@ def test_what_loops_every_time_is_cut_at_its_first_repeat_and_flagged(chunk: Chu
     text, status = LoopGuard(looping, looping).sound(chunk, LOOP, threading.Event())
     assert status is Status.FLAGGED
     assert text == "спасибо за просмотр спасибо за просмотр"  # once for each half
+
+
+def test_answer_that_stopped_at_the_token_limit_is_asked_for_again(chunk: Chunk) -> None:
+    greedy, sampled = Recogniser(SOUND, SOUND), Recogniser(SOUND, SOUND)
+    unfinished = Unfinished("первая половина того, что было сказано, а дальше")
+    assert not is_unsound(str(unfinished), 24.0)
+    text, status = LoopGuard(greedy, sampled).sound(chunk, unfinished, threading.Event())
+    assert (text, status) == (f"{SOUND} {SOUND}", Status.RETRIED)
+
+
+def test_limit_of_a_few_tokens_is_meant() -> None:
+    assert not is_unsound(Unfinished("раз два"), 24.0)
+
+
+def test_cancelled_while_asking_again_is_no_fault_of_the_recogniser(chunk: Chunk) -> None:
+    cancelled = threading.Event()
+    cancelled.set()
+
+    def leave(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        return iter(())
+
+    with pytest.raises(DecodingCancelledError):
+        LoopGuard(leave, leave).sound(chunk, LOOP, cancelled)
