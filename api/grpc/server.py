@@ -71,9 +71,7 @@ class TranscriptionServer:
         self._serve_metrics()
         self._server.start()
         self._service.start(self._settings)
-        self._gate.is_open = True
-        self._set_health(_SERVING)
-        self.metrics.serving.set(1)
+        self._take_calls(True)
         _log.info(
             "🚀 gRPC сервер запущен на %s:%d (реализация: %s, запуск занял %.1f сек)",
             self._settings.server_host,
@@ -87,11 +85,14 @@ class TranscriptionServer:
         """Whether the implementation can still answer."""
         return self._service.is_alive()
 
+    def follow(self) -> None:
+        """Takes new calls while the implementation is ready for them, and says so in health; to be called often."""
+        if self._service.is_ready() != self._gate.is_open:
+            self._take_calls(not self._gate.is_open)
+
     def fail(self) -> None:
         """Ends at once, for an implementation that has broken down: calls under way are told to come back later."""
-        self._gate.is_open = False
-        self._set_health(_NOT_SERVING)
-        self.metrics.serving.set(0)
+        self._take_calls(False)
         self._service.abandon()
         self._server.stop(FAILURE_GRACE_S).wait()
 
@@ -106,6 +107,11 @@ class TranscriptionServer:
         self._service.stop()
         self._gate.close()
         self._stop_metrics()
+
+    def _take_calls(self, is_open: bool) -> None:
+        self._gate.is_open = is_open
+        self._set_health(_SERVING if is_open else _NOT_SERVING)
+        self.metrics.serving.set(is_open)
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE_NAME):
