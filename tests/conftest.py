@@ -23,7 +23,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_MODEL = PROJECT_ROOT / "ml" / "checkpoints" / "borealis-tiny-ru"
 SAMPLES = PROJECT_ROOT / "resources" / "samples"
-IMPLEMENTATIONS = ["borealis", pytest.param("borealis-ray", marks=pytest.mark.ray)]
+# Ray leaves sockets and child processes to the garbage collector.
+ON_RAY = [
+    pytest.mark.ray,
+    pytest.mark.timeout(600),
+    *map(pytest.mark.filterwarnings, ("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")),
+]
+IMPLEMENTATIONS = ["borealis", pytest.param("borealis-ray", marks=ON_RAY)]
 RAY_NODE = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
 
 Stub = transcription_pb2_grpc.TranscriptionServiceStub

@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Hashable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 
 import numpy as np
 import ray
@@ -13,17 +13,19 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from ml.audio.command import SAMPLE_RATE
-from ml.borealis.batching import Job
 from ml.borealis.fair_queue import FairQueue
+from ml.cluster import FRONT_FIGURES
 from ml.cluster.pulse import Answer
 from ml.cluster.replica import FULL_SCALE, Replica, Samples
 from ml.cluster.watch import Watch
 from ml.errors import EngineStoppedError, RecognitionError
 from ml.recognise import Waveform
 
-MOST_DEATHS = 5  # a chunk over which so many replicas die is not given to another
+MOST_DEATHS = 3  # a chunk over which so many replicas die is not given to another
 FIRST_PAUSE_S = 0.05  # before another attempt; doubled each time
 LONGEST_PAUSE_S = 1.0
+CLOSING_S = 5.0  # for calls that are cancelled
+FAILED = "Модель не смогла распознать фрагмент аудио."
 STOPPED = "Распознавание остановлено: повторите запрос позже."
 # What says nothing of the chunk: the replica, its node or its place in the line is gone. Another replica may answer.
 LOST = (
@@ -34,6 +36,25 @@ LOST = (
 )
 
 _log = logging.getLogger("BorealisCluster")
+
+
+@dataclass(eq=False)
+class Job:
+    """A chunk and its text to come."""
+
+    waveform: Waveform
+    sampled: bool
+    future: "Future[str]" = field(default_factory=Future)
+
+    def answer(self, text: str) -> None:
+        """Hands over the text, unless nobody wants it any more."""
+        if not self.future.done() and self.future.set_running_or_notify_cancel():
+            self.future.set_result(text)
+
+    def fail(self, error: BaseException) -> None:
+        """Says that there will be no text, unless nobody waits for it any more."""
+        if not self.future.done() and self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
 
 
 class ClusterEngine:
@@ -81,16 +102,12 @@ class ClusterEngine:
         found["queued_chunks"] = found.get("queued_chunks", 0.0) + len(waiting)
         queued_audio_s = sum(len(job.waveform) for job in waiting) / SAMPLE_RATE
         found["queued_audio_seconds"] = found.get("queued_audio_seconds", 0.0) + queued_audio_s
-        return {
-            **found,
-            "cluster_replicas": self._watch.ready,
-            "cluster_chunks": self._in_flight,
-            "cluster_retries": self.retries,
-        }
+        own = (self._watch.ready, self._in_flight, self.retries)
+        return {**found, **dict(zip(FRONT_FIGURES, map(float, own), strict=True))}
 
     def submit(self, waveform: Waveform, owner: Hashable, sampled: bool = False) -> "Future[str]":
         """Queues a waveform (N,) of at most 30 s and returns its text to come; see ml.borealis.engine.Engine.submit."""
-        job = Job(waveform, time.perf_counter(), sampled)
+        job = Job(waveform, sampled)
         if not self._waiting.put(owner, job):
             raise EngineStoppedError(STOPPED)
         job.future.add_done_callback(lambda future: self._evict(owner, job) if future.cancelled() else None)
@@ -107,13 +124,14 @@ class ClusterEngine:
         self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in self._under_way.values()])
 
     def close(self) -> None:
-        """Cancels what waits, lets what is under way come to its end, and ends the threads."""
+        """Gives up who waits or is under way, and ends the threads. Nothing is left to be closed on the cluster."""
         for job in self._waiting.close():
-            job.drop()
+            job.fail(EngineStoppedError(STOPPED))
+        self.abandon()
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._in_flight == 0, self._timeout_s)
+            self._changed.wait_for(lambda: self._in_flight == 0, CLOSING_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         for thread in self._threads:
             thread.join()
@@ -125,9 +143,7 @@ class ClusterEngine:
 
     def _evict(self, owner: Hashable, job: Job) -> None:
         """Takes a chunk that nobody wants any more out of the line, or from its replica."""
-        if self._waiting.discard(owner, job):
-            job.drop()
-        else:
+        if not self._waiting.discard(owner, job):
             self._loop.call_soon_threadsafe(lambda: job in self._under_way and self._under_way[job].cancel())
 
     def _dispatch(self) -> None:
@@ -148,7 +164,7 @@ class ClusterEngine:
 
     def _give_up_waiting(self) -> None:
         for job in self._waiting.take(len(self._waiting), wait=False):
-            job.give_up()
+            job.fail(EngineStoppedError(STOPPED))
 
     @property
     def _free(self) -> int:
@@ -163,7 +179,7 @@ class ClusterEngine:
 
     def _settle(self, job: Job) -> None:
         del self._under_way[job]
-        job.give_up()  # unless it has its end already
+        job.fail(EngineStoppedError(STOPPED))  # unless it has its end already
         with self._changed:
             self._in_flight -= 1
             self._changed.notify_all()
@@ -175,13 +191,10 @@ class ClusterEngine:
                 job.answer(await self._text(_samples(job.waveform), job.sampled))
         except TimeoutError:
             _log.warning("Фрагмент не распознан за %.0f сек (RAY_CHUNK_TIMEOUT_S)", self._timeout_s)
-        except RecognitionError as error:
-            job.fail(error)
         except asyncio.CancelledError:
-            job.drop()
-        except Exception as error:  # of the replica's code: nobody expected it, so the caller hears of it as it is
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(error)
+            pass  # nobody wants it, or everybody is given up
+        except Exception as error:  # a RecognitionError, or one of the replica's code that nobody expected
+            job.fail(error)
 
     async def _text(self, samples: Samples, sampled: bool) -> str:
         """Asks replica after replica until one answers. Transcription is pure: nothing is lost by asking again."""
@@ -198,7 +211,8 @@ class ClusterEngine:
                 if not answer.stopped:
                     return _text_of(answer)
             if deaths == MOST_DEATHS:
-                raise RecognitionError(f"over this chunk {deaths} replicas died")
+                _log.warning("Над фрагментом умерло реплик: %d, больше он не отправляется", deaths)
+                raise RecognitionError(FAILED)
             self.retries += 1
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -216,7 +230,7 @@ class ClusterEngine:
 
 def _text_of(answer: Answer) -> str:
     if answer.failed:
-        raise RecognitionError("the model failed over this chunk, see the replica's log")
+        raise RecognitionError(FAILED)
     return answer.text
 
 

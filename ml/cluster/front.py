@@ -1,13 +1,10 @@
 """Joins a cluster and gives the front its engine: what services/…/borealis_ray_service.py needs of this package."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-from ml.borealis.loading import ModelOptions, load_engine
 from ml.cluster import serving
 from ml.cluster.engine import ClusterEngine
 from ml.cluster.replica import Recipe
@@ -62,11 +59,3 @@ def joined(options: ClusterOptions, recipe: Recipe) -> Iterator[Front]:
         engine = ClusterEngine(replicas, watch, options.scale.max_ongoing, options.window, options.chunk_timeout_s)
         stack.callback(engine.close)
         yield Front(engine, watch)
-
-
-def recipe_of(model: ModelOptions, options: ClusterOptions) -> Recipe:
-    """Replicas around the engine that runs `model`."""
-    folder = Path(model.name)
-    name = folder.name if folder.is_dir() else model.name
-    version = hashlib.sha256(repr((model, options.scale, options.silence_limit_s)).encode()).hexdigest()[:16]
-    return Recipe(partial(load_engine, model), (name, model.revision or ""), version, options.silence_limit_s)

@@ -16,12 +16,12 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from ml import errors
+from ml.cluster import NAMES
 from ml.cluster.pulse import Pulse
 from ml.cluster.replica import Recipe, Replica
 from ml.errors import ClusterUnavailableError, ModelError
 
-APP = "borealis"
-DEPLOYMENT = "replica"
+APP, DEPLOYMENT = NAMES
 LOCAL_OBJECT_STORE_BYTES = 256 * 1024 * 1024  # chunks on their way: 0.96 MB each
 HEALTH_CHECK_PERIOD_S = 1.0
 HEALTH_CHECK_TIMEOUT_S = 10.0

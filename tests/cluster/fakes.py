@@ -15,7 +15,8 @@ from ml.errors import EngineStoppedError, RecognitionError
 from ml.recognise import Waveform
 
 # What the first sample of a chunk asks of the engine; anything else asks for an answer.
-FAIL, STOP, EXIT = 0.5, 0.25, 0.125
+FAIL, STOP, EXIT, SLOW = 0.5, 0.25, 0.125, 0.0625
+LONGEST_S = 60.0  # of a slow chunk, unless it is cancelled
 
 
 class SleepingEngine:
@@ -46,6 +47,9 @@ class SleepingEngine:
         with self._free:
             self._count("engine_steps", 1)
             time.sleep(self._delay_s)
+            deadline_s = time.monotonic() + LONGEST_S
+            while waveform[0] == SLOW and not future.cancelled() and time.monotonic() < deadline_s:
+                time.sleep(0.02)
             self._count("", -1)
         if waveform[0] == EXIT:
             os._exit(1)

@@ -42,7 +42,7 @@ class BorealisRayTranscriptionService(TranscriptionServiceBase, transcription_pb
 
     def recipe(self, settings: Settings, options: "ClusterOptions") -> "Recipe":
         """What the replicas are made of."""
-        from ml.cluster.front import recipe_of
+        from ml.cluster.recipes import recipe_of
 
         return recipe_of(model_options(settings), options)
 
