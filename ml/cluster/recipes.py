@@ -1,4 +1,4 @@
-"""What replicas are made of to run a model. The one module here that needs torch: fronts and sleeping replicas do not."""
+"""What replicas are made of that run a model; the one module here that needs torch."""
 
 import hashlib
 from functools import partial

@@ -34,7 +34,7 @@ from tests.model.fakes import FakeModel
 
 pytestmark = ON_RAY
 
-PATIENCE_S = 120
+PATIENCE_S = 300
 VALUES: dict[str, Any] = {"ray_replicas": 2, "ray_max_ongoing_requests": 8, "model_chunk_duration": 3}
 
 

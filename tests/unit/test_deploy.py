@@ -45,7 +45,7 @@ def load(path: Path) -> Any:
 
 @cache
 def metric_families() -> tuple[Metric, ...]:
-    """Everything that /metrics can carry, the figures of the engine and of a cluster included, as the registry has it."""
+    """Everything that /metrics can carry, the figures of an engine and of a cluster included."""
     with Engine(FakeModel(), slots=4) as engine:
         return tuple(Metrics(lambda: {**engine.figures(), **dict.fromkeys(FRONT_FIGURES, 0.0)}).registry.collect())
 
