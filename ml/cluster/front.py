@@ -54,7 +54,7 @@ def joined(options: ClusterOptions, recipe: Recipe) -> Iterator[Front]:
             serving.deploy(recipe, options.scale)
         serving.await_ready(options.start_timeout_s)
         replicas = serving.handle()
-        watch = Watch(replicas)
+        watch = Watch(replicas, recipe.model)
         stack.callback(watch.close)
         engine = ClusterEngine(replicas, watch, options.scale.max_ongoing, options.window, options.chunk_timeout_s)
         stack.callback(engine.close)

@@ -22,9 +22,10 @@ _log = logging.getLogger("BorealisCluster")
 class Watch:
     """One thread that asks the cluster about itself; call `close` to end it."""
 
-    def __init__(self, replicas: "DeploymentHandle[Replica]") -> None:
+    def __init__(self, replicas: "DeploymentHandle[Replica]", model: tuple[str, str]) -> None:
+        """`model` is what the replicas are thought to run until they say so."""
         self.on_change: Callable[[], None] = lambda: None  # called when other replicas than before are ready
-        self.model = ("", "")  # name and revision of the model that answers
+        self.model = model  # name and revision of the model that answers
         self._replicas = replicas
         self._tally = Tally()
         self._ready, self._heard_s = 0, time.monotonic()

@@ -1,23 +1,27 @@
 """Several nodes on this machine: spread, a node lost under load, rolling update, cancellation, health, metrics."""
 
+import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-pytest.importorskip("ray", reason="requirements-ray.txt is not installed", exc_type=ModuleNotFoundError)
+ray = pytest.importorskip("ray", reason="requirements-ray.txt is not installed", exc_type=ModuleNotFoundError)
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import generate_latest
 
 from api.grpc.server import TranscriptionServer
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
+from ml import benchmark
+from ml.benchmarks.sizes import Sizes
 from ml.borealis.engine import Engine
 from ml.cluster import serving as on_cluster
 from ml.cluster.front import ClusterOptions
@@ -250,6 +254,17 @@ def test_node_killed_under_load_loses_nothing_and_a_new_one_is_used(cluster: Any
     print(f"{len(load.answers)} calls, {front.engine.retries} chunks sent again, longest {load.longest_s:.1f} s")
 
 
+def test_controller_killed_under_load_loses_nothing(front: Served) -> None:
+    controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    with Load(front) as load:
+        load.more(4)
+        ray.kill(controller, no_restart=False)
+        load.more(20)
+    assert not load.failures, load.failures[0]
+    assert all(answer.success for answer in load.answers)
+    wait_until(lambda: front.watch.ready == 2)
+
+
 def test_model_is_replaced_under_load_without_a_lost_call(cluster: Any, front: Served) -> None:
     with Load(front) as load:
         load.more(10)
@@ -285,3 +300,16 @@ def test_chunk_that_kills_its_replicas_fails_alone(front: Served) -> None:
     with pytest.raises(RecognitionError):
         front.engine.submit(chunk(first=EXIT), "a").result(3 * PATIENCE_S)
     assert front.ask(3).success
+
+
+def test_benchmark_compares_one_replica_with_two(tmp_path: Path, front: Served) -> None:
+    """On the cluster that is here, to which it is connected already."""
+    file = tmp_path / "run.json"
+    sizes = Sizes(calls=2, cluster_chunks=16)
+    assert benchmark.main(["--device", "cpu", "--workloads", "cluster", "--json", str(file)], sizes) == 0
+    lines = json.loads(file.read_text(encoding="utf-8"))["lines"]
+    assert [(line["strategy"], line["workers"]) for line in lines] == [
+        *(("engine", 1), ("ray", 1)), *(("engine", 1), ("ray", 1), ("ray", 2)),
+    ]  # fmt: skip
+    assert lines[1]["over_bare_s"] > 0 and lines[-1]["ratio"] > 0
+    assert all(line["mean_batch"] > 1 for line in lines[2:])
