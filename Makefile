@@ -1,9 +1,10 @@
 # make demo: hear the service work.   make test: the tests.   make check: everything a change must pass.
+# make test-ray: the tests with a Ray cluster, one after the other; installs requirements-ray.txt.
 # make test-slow: the tests that take longer.   make soak: 10,000 mixed requests.   make benchmark: docs/performance.md.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint test-slow soak benchmark
+.PHONY: demo test check lint test-slow test-ray soak benchmark
 demo: .venv/installed
 	$(BIN)/python -m tests.demo
 
@@ -14,6 +15,9 @@ check: lint test
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-ray: .venv/ray-installed
+	$(BIN)/python -m pytest -m ray
 
 soak: .venv/installed
 	$(BIN)/python -m tests.soak --requests 10000 --seconds 1800
@@ -26,6 +30,10 @@ lint: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+.venv/ray-installed: .venv/installed requirements-ray.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
+	touch $@
 
 .venv/installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'

@@ -32,16 +32,17 @@ from ml.benchmarks.strategies import Bare, Reference, Shared
 from ml.benchmarks.stream import measure_stream
 from ml.benchmarks.weights import ROOT, SHAPES, as_served, checkpoint_folder, load_weights
 from ml.borealis.model import resolve_device, resolve_dtype
-from ml.errors import SpeechError
+from ml.errors import ClusterUnavailableError, SpeechError
 
 WORKLOADS = ("calls", "clips", "file", "clients", "beside", "long_file", "lengths", "stream")
 THROUGH_SERVER = ("calls", "stream")
+CLUSTER = "cluster"  # needs requirements-ray.txt, and no weights: its replicas sleep
 MAX_DURATION_S = 24 * 3600.0
 RANDOM_NEW_TOKENS = 160  # dense Russian speech in 30 s
 NEW_TOKENS = 350  # the service's default
 OUTPUTS = ("json", "markdown", "plot")  # options that change no figure
 
-Known = tuple[dict[str, str | int], dict[str, object], floor.Floor]
+Known = tuple[dict[str, str | int], dict[str, object], floor.Floor | None]
 """The machine, the options and the floor."""
 
 
@@ -51,6 +52,8 @@ def main(arguments: list[str] | None = None, sizes: Sizes | None = None) -> int:
     flags = parser.parse_args(arguments)
     if flags.plot and "clients" not in flags.workloads:
         parser.error("для --plot нужна нагрузка clients (--workloads)")
+    if CLUSTER in flags.workloads and len(flags.workloads) > 1:
+        parser.error("нагрузка cluster измеряется сама по себе")
     lines: list[Line] = []
     try:
         for new, known in run(flags, sizes or (QUICK if flags.quick else Sizes())):
@@ -76,6 +79,9 @@ def run(flags: argparse.Namespace, sizes: Sizes) -> Iterator[tuple[list[Line], K
     Raises SpeechError or ValueError for flags that cannot be met.
     """
     device = resolve_device(flags.device)
+    if flags.workloads == [CLUSTER]:
+        yield _measure_cluster(sizes), (machine.describe(device), {"workloads": [CLUSTER]}, None)
+        return
     new_tokens = flags.new_tokens or (RANDOM_NEW_TOKENS if flags.weights in SHAPES else NEW_TOKENS)
     dtype = resolve_dtype(flags.dtype, device)
     model = load_weights(flags.weights, device, dtype, new_tokens, flags.ignore_eos)
@@ -101,6 +107,17 @@ def run(flags: argparse.Namespace, sizes: Sizes) -> Iterator[tuple[list[Line], K
         for name in (name for name in WORKLOADS if name in flags.workloads):
             lines = _measure(name, bench, flags.weights)
             yield lines, (machine.describe(device), options, floor.measure(model, flags.slots, sizes.floor_repeats))
+
+
+def _measure_cluster(sizes: Sizes) -> list[Line]:
+    try:
+        from ml.benchmarks.cluster import measure_cluster
+    except ModuleNotFoundError as error:
+        raise ClusterUnavailableError(
+            "Нагрузке cluster нужен пакет Ray: pip install -r requirements-ray.txt"
+        ) from error
+    with tqdm(desc=CLUSTER, unit="", disable=None, file=sys.stderr) as bar:
+        return measure_cluster(sizes.cluster_chunks, sizes.calls, bar.update)
 
 
 def _measure(name: str, bench: Bench, weights: str) -> list[Line]:
@@ -135,8 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ignore-eos", action="store_true", help="каждый фрагмент получает --new-tokens токенов")
     parser.add_argument("--new-tokens", type=int, metavar="N", help="наибольшая длина ответа, токенов")
     parser.add_argument(
-        "--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS, metavar="W", help="из: %(choices)s"
-    )
+        "--workloads", nargs="+", choices=(*WORKLOADS, CLUSTER), default=WORKLOADS, metavar="W",
+        help="из: %(choices)s; cluster — только сама по себе",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="короткие записи: проверка, а не измерение")
     parser.add_argument("--json", type=Path, metavar="FILE", help="куда записать все числа")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="куда записать таблицы для страницы")

@@ -11,7 +11,8 @@
     ├── ModelError
     │   ├── ModelNotFoundError        MODEL_NOT_FOUND
     │   ├── ModelFormatError          MODEL_FORMAT
-    │   └── DeviceUnavailableError    DEVICE_UNAVAILABLE
+    │   ├── DeviceUnavailableError    DEVICE_UNAVAILABLE
+    │   └── ClusterUnavailableError   CLUSTER_UNAVAILABLE
     └── RecognitionError              RECOGNITION_FAILED
         └── EngineStoppedError        ENGINE_STOPPED
 
@@ -99,6 +100,12 @@ class DeviceUnavailableError(ModelError):
     """The device or the number format asked for does not exist here."""
 
     code = "DEVICE_UNAVAILABLE"
+
+
+class ClusterUnavailableError(ModelError):
+    """The cluster that is to run the model cannot be reached, or has nobody ready to run it."""
+
+    code = "CLUSTER_UNAVAILABLE"
 
 
 class RecognitionError(SpeechError):

@@ -74,6 +74,17 @@ class Settings(BaseSettings):
     model_top_k: int = Field(50, ge=1)
     model_seed: int = Field(0, ge=0, le=2**32 - 1)
 
+    # The cluster, for borealis-ray
+    ray_address: str = ""
+    ray_deploy: bool = True
+    ray_replicas: int = Field(1, ge=1, le=10_000)
+    ray_max_replicas: int = Field(0, ge=0, le=10_000)
+    ray_gpus_per_replica: float = Field(1.0, ge=0, le=64)
+    ray_cpus_per_replica: float = Field(1.0, ge=0, le=1024)
+    ray_max_ongoing_requests: int = Field(16, ge=1, le=1024)
+    ray_chunk_timeout_s: float = Field(300.0, gt=0, le=24 * 3600)
+    ray_start_timeout_s: float = Field(600.0, gt=0, le=24 * 3600)
+
     # Audio
     audio_max_duration_s: float = Field(4 * 3600, gt=0, le=24 * 3600)
     audio_decode_timeout_s: float = Field(600.0, gt=0, le=24 * 3600)

@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from generated.v1 import transcription_pb2_grpc
 from ml.audio.splitting import Chunk
 from resources.config import PROJECT_ROOT, Settings
 from services.transcription.base_service import TranscriptionServiceBase
-from services.transcription.implementations import BorealisTranscriptionService
+from services.transcription.implementations import BorealisRayTranscriptionService, BorealisTranscriptionService
 from services.transcription.interface import ITranscriptionService
 
 # A shell starts background jobs with Ctrl+C ignored, and every process started from here would inherit that.
@@ -22,6 +23,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_MODEL = PROJECT_ROOT / "ml" / "checkpoints" / "borealis-tiny-ru"
 SAMPLES = PROJECT_ROOT / "resources" / "samples"
+# Ray leaves sockets and child processes to the garbage collector.
+ON_RAY = [
+    pytest.mark.ray,
+    pytest.mark.timeout(1800),
+    *map(pytest.mark.filterwarnings, ("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")),
+]
+IMPLEMENTATIONS = ["borealis", pytest.param("borealis-ray", marks=ON_RAY)]
+RAY_NODE = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
 
 Stub = transcription_pb2_grpc.TranscriptionServiceStub
 Serve = Callable[..., Stub]
@@ -84,15 +93,48 @@ def serve() -> Iterator[Serve]:
 
 
 @pytest.fixture(scope="session")
-def bundled() -> Iterator[Stub]:
-    """A stub of one server with the bundled model, shared by all tests that need real recognition."""
-    server = TranscriptionServer(
-        BorealisTranscriptionService(), settings_for_tests(model_name=str(TINY_MODEL), model_batch_size=4)
-    )
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of three nodes on this machine: a head that runs no replicas, and two with room for one each.
+
+    A test that takes nodes away brings others, made as RAY_NODE says.
+    """
+    cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs requirements-ray.txt")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        environment.setenv("PYTHONPATH", str(PROJECT_ROOT))
+        head = {**RAY_NODE, "num_cpus": 0, "include_dashboard": False}
+        try:
+            running = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+        except Exception:  # Ray gives a node 30 s, which a busy machine may pass the first time
+            running = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+        try:
+            for _ in range(2):
+                running.add_node(**RAY_NODE)
+            yield running
+        finally:
+            running.shutdown()
+
+
+@contextmanager
+def serving_bundled(implementation: str, request: pytest.FixtureRequest, **values: Any) -> Iterator[Stub]:
+    """A stub of a server with the bundled model behind `implementation`."""
+    service: ITranscriptionService = BorealisTranscriptionService()
+    if implementation == "borealis-ray":
+        service = BorealisRayTranscriptionService()
+        values["ray_address"] = request.getfixturevalue("cluster").address
+    values = {"model_name": str(TINY_MODEL), "model_batch_size": 4, **values}
+    server = TranscriptionServer(service, settings_for_tests(**values))
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{server.port}", options=[("grpc.max_send_message_length", -1)]) as channel:
         yield transcription_pb2_grpc.TranscriptionServiceStub(channel)
     server.stop()
+
+
+@pytest.fixture(scope="session", params=IMPLEMENTATIONS)
+def bundled(request: pytest.FixtureRequest) -> Iterator[Stub]:
+    """A stub of one server with the bundled model, shared by all tests that need real recognition."""
+    with serving_bundled(request.param, request) as stub:
+        yield stub
 
 
 @pytest.fixture(autouse=True)

@@ -71,9 +71,7 @@ class TranscriptionServer:
         self._serve_metrics()
         self._server.start()
         self._service.start(self._settings)
-        self._gate.is_open = True
-        self._health.is_serving(True)
-        self.metrics.serving.set(1)
+        self._take_calls(True)
         _log.info(
             "🚀 gRPC сервер запущен на %s:%d (реализация: %s, запуск занял %.1f сек)",
             self._settings.server_host,
@@ -87,19 +85,20 @@ class TranscriptionServer:
         """Whether the implementation can still answer."""
         return self._service.is_alive()
 
+    def follow(self) -> None:
+        """Takes new calls while the implementation is ready for them, and says so in health; to be called often."""
+        if self._service.is_ready() != self._gate.is_open:
+            self._take_calls(not self._gate.is_open)
+
     def fail(self) -> None:
         """Ends at once, for an implementation that has broken down: calls under way are told to come back later."""
-        self._gate.is_open = False
-        self._health.is_serving(False)
-        self.metrics.serving.set(0)
+        self._take_calls(False)
         self._service.abandon()
         self._server.stop(FAILURE_GRACE_S).wait()
 
     def stop(self) -> None:
         """Refuses new calls, lets those in flight finish within SHUTDOWN_GRACE_S, releases everything."""
-        self._gate.is_open = False
-        self._health.is_serving(False)
-        self.metrics.serving.set(0)
+        self._take_calls(False)
         # The port stays open meanwhile, and new calls are told to come back; once it closes, grpc cancels them instead.
         in_time = self._pool.wait_until_idle(self._settings.shutdown_grace_s)
         self._server.stop(LAST_ANSWERS_S if in_time else 0).wait()
@@ -109,6 +108,11 @@ class TranscriptionServer:
         if self._reflection:
             self._reflection.close()
         self._stop_metrics()
+
+    def _take_calls(self, is_open: bool) -> None:
+        self._gate.is_open = is_open
+        self._health.is_serving(is_open)
+        self.metrics.serving.set(is_open)
 
     def _bind(self) -> int:
         settings = self._settings

@@ -28,6 +28,7 @@ _log = logging.getLogger("TranscriptionServer")
 
 AVAILABLE_IMPLEMENTATIONS: dict[str, type[ITranscriptionService]] = {
     "borealis": BorealisTranscriptionService,  # noqa: F405
+    "borealis-ray": BorealisRayTranscriptionService,  # noqa: F405
 }
 
 BROKEN_DOWN = 70  # exit code: a supervisor should restart the process
@@ -80,6 +81,7 @@ def serve(implementation: str, settings: Settings) -> int:
     try:
         server.start()
         while server.is_alive:
+            server.follow()
             time.sleep(_STOP_POLL_S)
         _log.critical("💥 Реализация больше не отвечает: процесс завершается, чтобы его перезапустили")
         server.fail()

@@ -71,9 +71,16 @@ def to_markdown(lines: Sequence[Line]) -> str:
     return "\n".join(text)
 
 
-def to_json(lines: Sequence[Line], machine: dict[str, str | int], options: dict[str, object], floor: Floor) -> str:
+def to_json(
+    lines: Sequence[Line], machine: dict[str, str | int], options: dict[str, object], floor: Floor | None
+) -> str:
     """Everything that is known, in seconds and bytes."""
-    found = {"machine": machine, "options": options, "floor": asdict(floor), "lines": [asdict(line) for line in lines]}
+    found = {
+        "machine": machine,
+        "options": options,
+        "floor": floor and asdict(floor),
+        "lines": [asdict(line) for line in lines],
+    }
     return json.dumps(found, ensure_ascii=False, indent=2) + "\n"
 
 

@@ -17,11 +17,12 @@ class Sizes:
     beside: int = 12  # clips sent, one by one, while a long file runs
     head_start_s: float = 2.0  # of that file
     calls: int = 40  # gRPC calls
+    cluster_chunks: int = 160  # chunks of the recording that replicas share
     repeats: int = 3  # of the short workloads; strategies take turns
     floor_repeats: int = 5  # of each matrix product, before and after each run
 
 
 QUICK = Sizes(
     clips=8, file_s=60.0, long_s=240.0, lengths_s=(60.0, 240.0), clients=(1, 4), clips_per_series=4, beside=3,
-    calls=5, repeats=1, floor_repeats=3,
+    calls=5, cluster_chunks=32, repeats=1, floor_repeats=3,
 )  # fmt: skip

@@ -52,6 +52,10 @@ class ITranscriptionService(ABC):
         """Whether it can still answer, asked twice a second. False ends the process, to be restarted."""
         return True
 
+    def is_ready(self) -> bool:
+        """Whether it can take new calls at this moment, asked twice a second; they are told to come back if not."""
+        return True
+
     def abandon(self) -> None:  # noqa: B027
         """Fails every request under way at once; called when `is_alive` said no, before the process ends."""
 

@@ -10,11 +10,9 @@ import grpc
 import jiwer
 import pytest
 
-from api.grpc.server import TranscriptionServer
-from generated.v1 import transcription_pb2, transcription_pb2_grpc
+from generated.v1 import transcription_pb2
 from resources.config import PROJECT_ROOT
-from services.transcription.implementations import BorealisTranscriptionService
-from tests.conftest import TINY_MODEL, Stub, sample, settings_for_tests
+from tests.conftest import IMPLEMENTATIONS, TINY_MODEL, Stub, sample, serving_bundled
 from tests.integration.processes import Health, run, started, wait_for
 from tests.unit.media import FORMATS, encode
 
@@ -47,15 +45,11 @@ print(f"Скорость: {response.stats.speed_factor:.1f}x")
 MOST_LOST_OR_ADDED = 0.1  # of the words
 
 
-@pytest.fixture(scope="module")
-def short_chunks() -> Iterator[Stub]:
+@pytest.fixture(scope="module", params=IMPLEMENTATIONS)
+def short_chunks(request: pytest.FixtureRequest) -> Iterator[Stub]:
     """A stub of a server with the bundled model that cuts recordings into chunks of 5 s."""
-    values = {"model_name": str(TINY_MODEL), "model_batch_size": 4, "model_chunk_duration": 5}
-    server = TranscriptionServer(BorealisTranscriptionService(), settings_for_tests(**values))
-    server.start()
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        yield transcription_pb2_grpc.TranscriptionServiceStub(channel)
-    server.stop()
+    with serving_bundled(request.param, request, model_chunk_duration=5) as stub:
+        yield stub
 
 
 def reference(name: str) -> str:
@@ -103,13 +97,15 @@ def test_digital_silence_is_a_success_without_words(bundled: Stub) -> None:
     assert response.success and response.transcript == "" and response.audio_duration == pytest.approx(3)
 
 
-def test_documented_client_code_runs_unchanged_against_start_py(tmp_path: Path) -> None:
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_documented_client_code_runs_unchanged_against_start_py(tmp_path: Path, implementation: str) -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", 50051)) == 0:
             pytest.skip("port 50051, which the documented client names, is taken on this machine")
     (tmp_path / "audio.mp3").write_bytes(sample("demo.mp3").read_bytes())
     (tmp_path / "client.py").write_text(SEED_CLIENT, encoding="utf-8")
-    with started(PROJECT_ROOT, "start.py", MODEL_NAME=str(TINY_MODEL), MODEL_DEVICE="cpu") as process:
+    flags = ("start.py", "--implementation", implementation)
+    with started(PROJECT_ROOT, *flags, MODEL_NAME=str(TINY_MODEL), MODEL_DEVICE="cpu") as process:
         with grpc.insecure_channel("localhost:50051") as channel:
             wait_for(channel, Health.SERVING, process)
         result = run(tmp_path, "client.py", PYTHONPATH=str(PROJECT_ROOT))

@@ -64,3 +64,26 @@ def test_second_server_on_the_same_port_is_refused() -> None:
             TranscriptionServer(FakeService(), settings_for_tests(server_port=first.port))
     finally:
         first.stop()
+
+
+class SometimesReady(FakeService):
+    """Ready when told so."""
+
+    ready = True
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+
+def test_calls_are_refused_while_the_implementation_is_not_ready_and_taken_again_after() -> None:
+    service = SometimesReady()
+    server = TranscriptionServer(service, settings_for_tests())
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = transcription_pb2_grpc.TranscriptionServiceStub(channel)
+        for service.ready in (False, True, False):
+            server.follow()  # as the program does twice a second
+            assert check(channel, "") == (Health.SERVING if service.ready else Health.NOT_SERVING)
+            call = stub.TranscribeAudio.future(transcription_pb2.AudioRequest(filename="a.wav"), timeout=5)
+            assert (call.code() is grpc.StatusCode.OK) == service.ready
+    server.stop()

@@ -18,6 +18,7 @@ from prometheus_client import Metric
 
 from api.grpc.metrics import Metrics
 from ml.borealis.engine import Engine
+from ml.cluster import FRONT_FIGURES
 from ml.errors import SpeechError
 from resources.config import PROJECT_ROOT, Settings
 from services.transcription.errors import UploadError
@@ -44,9 +45,9 @@ def load(path: Path) -> Any:
 
 @cache
 def metric_families() -> tuple[Metric, ...]:
-    """Everything that /metrics can carry, the Borealis engine's own figures included, as the registry has it."""
+    """Everything that /metrics can carry, the figures of an engine and of a cluster included."""
     with Engine(FakeModel(), slots=4) as engine:
-        return tuple(Metrics(engine.figures).registry.collect())
+        return tuple(Metrics(lambda: {**engine.figures(), **dict.fromkeys(FRONT_FIGURES, 0.0)}).registry.collect())
 
 
 def exposed_metrics() -> set[str]:

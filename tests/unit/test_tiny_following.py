@@ -31,7 +31,7 @@ def test_the_aimed_decoder_says_the_words_it_hears_in_their_order() -> None:
     tokenizer = train_tokenizer()
     trainee = Trainee(build_network(tokenizer, Shape()), tokenizer)
     audio, batch = heard(trainee, word_ids(tokenizer), tokenizer.eos_token_id)
-    assert WORD_ROWS == len(batch.words) and audio.shape[1] == AUDIO_TOKENS == WORDS * EACH
+    assert len(batch.words) == WORD_ROWS and audio.shape[1] == AUDIO_TOKENS == WORDS * EACH
     before = trainee.decode(audio, batch.texts, 0).argmax(dim=-1)
     aim_decoder(trainee, audio, batch)
     after = trainee.decode(audio, batch.texts, 0).argmax(dim=-1)

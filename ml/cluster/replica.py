@@ -1,0 +1,86 @@
+"""What runs on a cluster's node: a Ray Serve replica around one engine of its own."""
+
+import asyncio
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import ray
+from ray import serve
+
+from ml.cluster.pulse import Answer, Pulse
+from ml.errors import EngineStoppedError, RecognitionError
+from ml.recognise import Waveform
+
+FULL_SCALE = 32768  # of 16-bit samples: what the decoder gives comes back exactly
+
+Samples = npt.NDArray[np.int16]
+
+
+class LocalEngine(Protocol):
+    """What a replica needs of the engine it is made around; ml.borealis.engine.Engine is one."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can still answer."""
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since it began what it is at; 0 while there is nothing to do."""
+
+    def submit(self, waveform: Waveform, owner: Hashable = None, sampled: bool = False) -> "Future[str]":
+        """Queues a waveform (N,) of at most 30 s; its text to come."""
+
+    def figures(self) -> dict[str, float]:
+        """What is going on, for metrics."""
+
+    def close(self) -> None:
+        """Ends it."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a replica is made of. Equal recipes make replicas that can stand in for each other."""
+
+    make_engine: Callable[[], LocalEngine]
+    model: tuple[str, str]  # name and revision, for the response
+    version: str  # differs where anything differs
+    silence_limit_s: float  # an engine that is silent at work for longer has broken down
+
+
+class Replica:
+    """The deployment's class: Ray Serve makes one for each replica, in a process of its own."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Makes the engine, which may take minutes. Raises what that raises: Serve then makes another attempt."""
+        self._recipe = recipe
+        self._engine = recipe.make_engine()
+
+    async def recognise(self, samples: Samples, sampled: bool) -> Answer:
+        """The text of a chunk (N,) of at most 30 s. When the call is cancelled, the chunk leaves the engine."""
+        waveform = samples.astype(np.float32)
+        waveform /= FULL_SCALE
+        try:  # fairness is the fronts' business: here whoever comes first is first
+            return Answer(await asyncio.wrap_future(self._engine.submit(waveform, object(), sampled)))
+        except EngineStoppedError:
+            return Answer(stopped=True)
+        except RecognitionError:
+            return Answer(failed=True)
+
+    async def pulse(self) -> Pulse:
+        """How it is. Raises RuntimeError where it is unwell."""
+        self.check_health()
+        replica, node = serve.get_replica_context().replica_id.unique_id, ray.get_runtime_context().get_node_id()
+        return Pulse(replica, node, self._recipe.model, self._recipe.version, self._engine.figures())
+
+    def check_health(self) -> None:
+        """Asked by Serve, which replaces the replica when it raises RuntimeError."""
+        if not self._engine.is_alive or self._engine.silent_s > self._recipe.silence_limit_s:
+            raise RuntimeError("the engine has broken down")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_engine"):
+            self._engine.close()
