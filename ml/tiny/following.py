@@ -91,7 +91,7 @@ def aim_decoder(trainee: Trainee, audio: torch.Tensor, batch: Batch) -> None:
 def _table(trainee: Trainee) -> torch.Tensor:
     """Embeddings (C, H) of the word classes around their mean."""
     rows = trainee.network.get_input_embeddings().weight[trainee.classes]
-    return rows - rows.mean(dim=0)
+    return rows - rows.mean(dim=0)  # type: ignore[no-any-return]
 
 
 def _among(goals: torch.Tensor, hidden: torch.Tensor, start: int) -> torch.Tensor:
@@ -147,11 +147,11 @@ def _look_back(attention: Any, audio: torch.Tensor, embedding_norm: float) -> to
     attention.v_proj.bias[:HEAD] = -quiet.T @ normed.mean(dim=0)
     scale = BEFORE_GAIN * embedding_norm * len(quiet) ** -0.5
     attention.o_proj.weight[:, :HEAD] = quiet @ _orthonormal(HEAD, HEAD) * scale
-    return quiet
+    return quiet  # type: ignore[no-any-return]
 
 
 def _orthonormal(rows: int, columns: int) -> torch.Tensor:
-    return torch.linalg.qr(torch.randn(rows, columns))[0]
+    return torch.linalg.qr(torch.randn(rows, columns))[0]  # type: ignore[no-any-return]
 
 
 def _inputs(layer: Any, trainee: Trainee, audio: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:

@@ -38,7 +38,7 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     for _ in range(5):
         square = flat @ flat.T
         flat = 3.4445 * flat + (-4.775 * square + 2.0315 * square @ square) @ flat
-    return flat.T if matrix.shape[0] > matrix.shape[1] else flat
+    return flat.T if matrix.shape[0] > matrix.shape[1] else flat  # type: ignore[no-any-return]
 
 
 class Steering:
