@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ BEFORE_GAIN = 1.5  # of the word before against the word itself
 MATCH_SCORE = 12.0  # by which a match in both words leads in attention
 READ_GAIN = 12.0
 SURE_LOGIT = 8.0  # of what the helper heads are sure of
-# rows of `Batch.words` that each head reads, and matches with the word said last and with the one before it
-CIRCUITS = ((1, 2, 3), (2, 3, 4), (2, 3, 4))
+# rows of `Batch.words` that each head reads, and matches with the last word said and the one before it
+CIRCUITS = ((1, (2, 3)), (2, (3,)), (2, (3,)))
 
 
 @torch.no_grad()
@@ -57,46 +58,66 @@ def aim_decoder(trainee: Trainee, audio: torch.Tensor, batch: Batch) -> None:
     for layer in decoder.layers:
         _soften(layer)
     quiet = _look_back(decoder.layers[0].self_attn, audio, float(table.norm(dim=1).mean()))
-    texts = batch.texts
-    hidden = _inputs(decoder.layers[1], trainee, audio, texts)
-    start = trainee.before.shape[1]
-    heard = hidden[:, start : start + AUDIO_TOKENS]
-    gate = _Fit(hidden, 1 - _among(torch.ones(*audio.shape[:2], 1), hidden, start))
-    spoken = hidden[:, -texts.shape[1] :]  # from the prompt's last token on
-    said = functional.pad(_class_numbers(trainee, texts)[:, :-1], (1, 0))
-    prior = functional.pad(said[:, :-1], (1, 0))
-    for head, (read, first, second) in enumerate(CIRCUITS):
-        last, before = _orthonormal(table.shape[1], HEAD // 2), quiet @ _orthonormal(HEAD, HEAD // 2)
-        asked = table[said] @ last + table[prior] @ before
-        offered = table[batch.words[first]] @ last + table[batch.words[second]] @ before
-        query, key = (
-            _Fit(spoken[texts != IGNORED], asked[texts != IGNORED]),
-            _Fit(hidden, _among(offered, hidden, start)),
-        )
-        match = (said[:, :, None] == batch.words[first][:, None]) & (prior[:, :, None] == batch.words[second][:, None])
-        match &= (texts != IGNORED)[:, :, None]
-        scores = query(spoken) @ key(heard).transpose(1, 2) * HEAD**-0.5
-        sharpness = MATCH_SCORE / float(scores[match].mean() - scores[~match].mean())
-        attention, rows = decoder.layers[1].self_attn, slice(head * HEAD, (head + 1) * HEAD)
-        _put(attention.q_proj, rows.start + SLOW, query, sharpness**0.5)
-        _put(attention.k_proj, rows.start + SLOW, key, sharpness**0.5)
-        sketch = _orthonormal(table.shape[1], HEAD)
-        _put(attention.k_proj, rows.start + GATE, gate, -GATE_SCORE)
-        attention.q_proj.weight[rows.start + GATE] = 0
-        attention.q_proj.bias[rows.start + GATE] = HEAD**0.5
-        _put(attention.v_proj, torch.arange(HEAD) + rows.start, _Fit(heard, table[batch.words[read]] @ sketch), 1.0)
-        attention.o_proj.weight[:, rows] = sketch * READ_GAIN
+    hidden = _inputs(decoder.layers[1], trainee, audio, batch.texts)
+    scene = _Scene(hidden, trainee.before.shape[1], batch, _class_numbers(trainee, batch.texts), table, quiet)
+    for head, (read, rows) in enumerate(CIRCUITS):
+        _aim_head(decoder.layers[1].self_attn, head, scene, read, rows)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What heads of layer 1 are aimed by: their inputs (B, S, H) with the audio from `start` on, the windows, the words
+    said (B, L), the words' embeddings (C, H) and the directions (H, 64) that keep the word before."""
+
+    hidden: torch.Tensor
+    start: int
+    batch: Batch
+    numbers: torch.Tensor
+    table: torch.Tensor
+    quiet: torch.Tensor
+
+    @property
+    def heard(self) -> torch.Tensor:
+        """The audio tokens' part, (B, T/8, H)."""
+        return self.hidden[:, self.start : self.start + AUDIO_TOKENS]
+
+    def amid(self, goals: torch.Tensor) -> torch.Tensor:
+        """The goals (B, T/8, K) of audio tokens amid zeros for all other positions, (B, S, K)."""
+        return functional.pad(goals, (0, 0, self.start, self.hidden.shape[1] - self.start - goals.shape[1]))
+
+
+def _aim_head(attention: Any, head: int, scene: _Scene, read: int, rows: tuple[int, ...]) -> None:
+    """Let a head match the last words said with rows of the words heard, and read another row there."""
+    table, words = scene.table, scene.batch.words
+    valid = scene.batch.texts != IGNORED
+    spoken = scene.hidden[:, -valid.shape[1] :]  # from the prompt's last token on
+    last = functional.pad(scene.numbers[:, :-1], (1, 0))
+    said = (last, functional.pad(last[:, :-1], (1, 0)))[: len(rows)]
+    sketches = (_orthonormal(len(table.T), HEAD // 2), scene.quiet @ _orthonormal(HEAD, HEAD // 2))[: len(rows)]
+    asked = torch.stack([table[ours] @ sketch for ours, sketch in zip(said, sketches, strict=True)]).sum(dim=0)
+    offered = torch.stack([table[words[row]] @ sketch for row, sketch in zip(rows, sketches, strict=True)]).sum(dim=0)
+    query, key = _Fit(spoken[valid], asked[valid]), _Fit(scene.hidden, scene.amid(offered))
+    match = valid[:, :, None].expand(-1, -1, AUDIO_TOKENS)
+    for ours, row in zip(said, rows, strict=True):
+        match = match & (ours[:, :, None] == words[row][:, None])
+    scores = query(spoken) @ key(scene.heard).transpose(1, 2) * HEAD**-0.5
+    sharpness = MATCH_SCORE / float(scores[match].mean() - scores[~match].mean())
+    first = head * HEAD
+    _put(attention.q_proj, first + SLOW, query, sharpness**0.5)
+    _put(attention.k_proj, first + SLOW, key, sharpness**0.5)
+    gate = _Fit(scene.hidden, 1 - scene.amid(torch.ones(*words.shape[1:], 1)))
+    _put(attention.k_proj, first + GATE, gate, -GATE_SCORE)
+    attention.q_proj.weight[first + GATE] = 0
+    attention.q_proj.bias[first + GATE] = HEAD**0.5
+    sketch = _orthonormal(len(table.T), HEAD)
+    _put(attention.v_proj, first + torch.arange(HEAD), _Fit(scene.heard, table[words[read]] @ sketch), 1.0)
+    attention.o_proj.weight[:, first : first + HEAD] = sketch * READ_GAIN
 
 
 def _table(trainee: Trainee) -> torch.Tensor:
     """Embeddings (C, H) of the word classes around their mean."""
     rows = trainee.network.get_input_embeddings().weight[trainee.classes]
     return rows - rows.mean(dim=0)  # type: ignore[no-any-return]
-
-
-def _among(goals: torch.Tensor, hidden: torch.Tensor, start: int) -> torch.Tensor:
-    """The goals (B, T/8, K) of audio tokens amid zeros for all other positions (B, S, K)."""
-    return functional.pad(goals, (0, 0, start, hidden.shape[1] - start - goals.shape[1]))
 
 
 class _Fit:

@@ -19,7 +19,7 @@ PHONEME_CLASSES = 64
 BLOCK = 300  # encoder frames that see each other while only neighbourhoods are trained
 MISHEARD = 0.3  # share of words that are replaced by the decoder's own guesses
 WORD_LOSS, PHONEME_LOSS = 1.0, 1.0  # weights of the helper losses
-WORD_NAMES = ("sounding", "next", "last", "second", "third")  # the rows of a batch's word classes
+WORD_NAMES = ("sounding", "next", "last", "second")  # the rows of a batch's word classes
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ml.tiny.corpus import UNKNOWN_PHONEME, Pool
 from ml.tiny.mel import from_bytes, whisper_scale
 
 IGNORED = -100
-WORD_ROWS = 5
+WORD_ROWS = 4
 WHOLE = 3000  # mel frames in 30 s
 _POWER = from_bytes(torch.arange(256)).numpy()  # power of each stored byte
 
@@ -24,8 +24,8 @@ Floats = npt.NDArray[np.float32]
 class Batch:
     """B windows of T mel frames that begin at encoder position `offset` of 30 s.
 
-    `features` (B, 128, T); `phonemes` (B, T/2) a class per encoder frame; `words` (5, B, T/8) word classes per audio
-    token, 0 for none: the word that sounds, then the next to begin, the last begun and the two before it; `texts`
+    `features` (B, 128, T); `phonemes` (B, T/2) a class per encoder frame; `words` (4, B, T/8) word classes per audio
+    token, 0 for none: the word that sounds, then the next to begin, the last begun and the one before it; `texts`
     (B, L) token ids with the end token. -100 is ignored.
     """
 
@@ -76,12 +76,12 @@ class WindowMaker:
         return rows
 
     def _word_classes(self, window: Window, frames: int) -> npt.NDArray[np.int64]:
-        numbers = np.array([0, 0, 0, *(word + 1 for word, _, _ in window.words), 0])
+        numbers = np.array([0, 0, *(word + 1 for word, _, _ in window.words), 0])
         times = np.arange(frames // 8) * 8 + 3.0  # the middle of each audio token
         begun = np.searchsorted(np.array([start for _, start, _ in window.words]), times, "right")
         ended = np.searchsorted(np.array([end for _, _, end in window.words]), times, "right")
-        sounding = np.where(begun > ended, numbers[begun + 2], 0)
-        return np.stack([sounding, *(numbers[begun + place] for place in (3, 2, 1, 0))])
+        sounding = np.where(begun > ended, numbers[begun + 1], 0)
+        return np.stack([sounding, *(numbers[begun + place] for place in (2, 1, 0))])
 
     def _window(self, frames: int, single: float) -> Window:
         random = self._random

@@ -11,15 +11,15 @@ WINDOWS, WORDS, EACH = 12, 25, 15  # windows, words in each, audio tokens a word
 
 
 def heard(trainee: Trainee, ids: list[int], end: int) -> tuple[torch.Tensor, Batch]:
-    """Audio tokens that tell, each in its quarter, the next word and the last three; words occur twice and more."""
+    """Audio tokens that tell, each in its third, the next word and the last two; words occur twice and more."""
     numbers = torch.randint(1, 13, (WINDOWS, WORDS))
-    padded = torch.nn.functional.pad(numbers, (2, 1))
+    padded = torch.nn.functional.pad(numbers, (1, 1))
     place = torch.arange(WORDS).repeat_interleave(EACH)
-    rows = [padded[:, place + 2], *(padded[:, place + shift] for shift in (3, 2, 1, 0))]
-    words = torch.stack(rows)  # (5, B, 375): sounding, next, last, second, third
+    rows = [padded[:, place + 1], *(padded[:, place + shift] for shift in (2, 1, 0))]
+    words = torch.stack(rows)  # (4, B, 375): sounding, next, last, second
     table = trainee.network.get_input_embeddings().weight[trainee.classes]
-    quarter = table.shape[1] // 4
-    audio = torch.cat([table[row] @ torch.randn(table.shape[1], quarter) for row in words[1:]], dim=2)
+    third = table.shape[1] // 3
+    audio = torch.cat([table[row] @ torch.randn(table.shape[1], third) for row in words[1:]], dim=2)
     texts = torch.tensor([[ids[number - 1] for number in window] + [end] for window in numbers.tolist()])
     features = torch.zeros(WINDOWS, 128, 8 * AUDIO_TOKENS)
     return audio, Batch(features, torch.zeros(WINDOWS, 4 * AUDIO_TOKENS, dtype=torch.long), words, texts, 0)
