@@ -26,7 +26,7 @@ from ml.benchmarks.calls import measure_calls
 from ml.benchmarks.figures import Line
 from ml.benchmarks.plot import draw
 from ml.benchmarks.recordings import Recordings, noise_bursts, speech
-from ml.benchmarks.report import to_json, to_markdown, to_table
+from ml.benchmarks.report import describe, to_json, to_markdown, to_table
 from ml.benchmarks.sizes import QUICK, Sizes
 from ml.benchmarks.strategies import Bare, Reference, Shared
 from ml.benchmarks.stream import measure_stream
@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None, sizes: Sizes | None = None) -> int:
     aims = to_aims(lines, resolve_device(flags.device).type)
     print(aims)
     if flags.markdown:
-        flags.markdown.write_text(f"{to_markdown(lines)}\n\n{aims}\n", encoding="utf-8")
+        machine_and_options = describe(*known[:2])
+        flags.markdown.write_text(f"{machine_and_options}\n\n{aims}\n\n{to_markdown(lines)}\n", encoding="utf-8")
     if flags.plot:
         draw(lines, flags.plot)
     return 0

@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     model_cache_dir: Path = PROJECT_ROOT / ".cache" / "models"
     model_device: str = "cuda"
     model_dtype: Dtype = "auto"
+    model_cpu_threads: int | None = Field(None, ge=1, le=1024)
     model_batch_size: int = Field(BATCH_SIZE, ge=1, le=512)
     model_chunk_duration: float = Field(CHUNK_DURATION_S, ge=1, le=30)
     model_max_new_tokens: int = Field(350, ge=1, le=4096)

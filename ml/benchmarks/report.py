@@ -71,6 +71,13 @@ def to_markdown(lines: Sequence[Line]) -> str:
     return "\n".join(text)
 
 
+def describe(machine: dict[str, str | int], options: dict[str, object]) -> str:
+    """A line for the page: on what it was measured, and what."""
+    ran_on = ", ".join(f"{name} {machine[name]}" for name in ("processor", "cpus", "device", "torch"))
+    chosen = ", ".join(f"{name} {options[name]}" for name in ("weights", "new_tokens", "ignore_eos", "slots", "quick"))
+    return f"On: {ran_on}. Options: {chosen}."
+
+
 def to_json(
     lines: Sequence[Line], machine: dict[str, str | int], options: dict[str, object], floor: Floor | None
 ) -> str:

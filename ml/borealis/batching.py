@@ -143,7 +143,9 @@ class Batcher:
         """How many chunks may be let in now, if those that wait are of the recordings `waiting`."""
         if self._staged or (self._slots.occupied and self._steps < self._steps_wanted(waiting)):
             return 0
-        return min(self.group, self._slots.free)
+        newcomers = waiting - {job.owner for job in self._inside}
+        in_a_hurry = len(newcomers) if newcomers and newcomers != waiting else self.group  # these go without the others
+        return min(in_a_hurry, self.group, self._slots.free)
 
     def _steps_wanted(self, waiting: AbstractSet[Hashable]) -> int:
         """Steps before the next group: more while it is only for recordings that have chunks inside already.

@@ -11,12 +11,14 @@ T = TypeVar("T")
 class FairQueue(Generic[T]):
     """Takes in turn from every owner that waits, the oldest item of each first.
 
+    A newcomer goes before the owner that has just had its turn, but only one each turn, or that owner would starve.
     An owner that has `capacity` items waiting is held back when it puts another; the others are not.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity  # items an owner may have waiting
         self._lines: OrderedDict[Hashable, deque[T]] = OrderedDict()  # the owner whose turn it is comes first
+        self._just_served: set[Hashable] = set()  # the owner that a newcomer may overtake, if any
         self._closed = False
         self._changed = threading.Condition()
 
@@ -40,7 +42,9 @@ class FairQueue(Generic[T]):
             self._changed.wait_for(lambda: self._closed or len(self._lines.get(owner, ())) < self._capacity)
             if self._closed:
                 return False
-            self._lines.setdefault(owner, deque()).append(item)
+            if owner not in self._lines:
+                self._join(owner)
+            self._lines[owner].append(item)
             self._changed.notify_all()
             return True
 
@@ -56,11 +60,19 @@ class FairQueue(Generic[T]):
                 self._changed.notify_all()
             return taken
 
+    def _join(self, owner: Hashable) -> None:
+        self._lines[owner] = deque()
+        for overtaken in self._just_served & self._lines.keys():
+            self._lines.move_to_end(overtaken)
+        self._just_served.clear()
+
     def _take_one(self) -> T:
         owner, line = self._lines.popitem(last=False)
         item = line.popleft()
+        self._just_served.clear()
         if line:
             self._lines[owner] = line  # to the end: everybody else comes first
+            self._just_served.add(owner)
         return item
 
     def discard(self, owner: Hashable, item: T) -> bool:

@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from transformers.utils.logging import disable_progress_bar
 
 from ml.borealis.checkpoint import prepare_checkpoint
@@ -21,6 +22,7 @@ class ModelOptions:
     cache_dir: Path
     device: str = "cuda"
     dtype: str = "auto"
+    cpu_threads: int | None = None  # that compute on the CPU; None leaves it to torch: one a core
     batch_size: int = 32  # chunks recognised together
     revision: str | None = None
     local_files_only: bool = False
@@ -36,6 +38,8 @@ def load_engine(options: ModelOptions) -> Engine:
     checkpoint = prepare_checkpoint(
         options.name, options.cache_dir, revision=options.revision, local_files_only=options.local_files_only
     )
+    if options.cpu_threads is not None:
+        torch.set_num_threads(options.cpu_threads)  # before the engine's thread starts, which takes it over
     device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
     disable_progress_bar()  # a server's log is no place for one

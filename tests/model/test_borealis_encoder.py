@@ -9,9 +9,11 @@ import torch
 from ml.borealis import products
 from ml.borealis.checkpoint import Checkpoint
 from ml.borealis.encoder import CpuEncoder, make_encoder
+from ml.borealis.loading import ModelOptions, load_engine
 from ml.borealis.model import BorealisModel, GenerationOptions
 from ml.borealis.products import OneDnnProducts, Products, QuickestProducts, TorchProducts
 from tests.model.builders import tone
+from tests.model.fakes import PATIENCE_S, in_background
 
 WAYS = [TorchProducts(), *([OneDnnProducts()] if OneDnnProducts.is_there() else [])]
 SOUNDS = [tone(200, 1), tone(1000, 30), tone(3000, 0.01), tone(440, 12)]
@@ -105,3 +107,13 @@ def test_each_product_goes_the_way_that_wins_its_race(monkeypatch: pytest.Monkey
 def test_without_onednn_torch_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert QuickestProducts(300, 64, 64, 1).chosen == {"linear": "torch", "attention": "torch"}
+
+
+def test_the_number_of_threads_that_was_asked_for_holds_in_the_engine_s_thread(converted: Checkpoint) -> None:
+    before = torch.get_num_threads()
+    options = ModelOptions(str(converted.path), converted.path.parent, device="cpu", cpu_threads=before + 1)
+    try:
+        with load_engine(options):
+            assert in_background(torch.get_num_threads).result(PATIENCE_S) == before + 1
+    finally:
+        torch.set_num_threads(before)

@@ -96,6 +96,20 @@ def test_a_clip_is_not_kept_waiting_by_a_file_that_has_chunks_inside_already(fak
     assert steps_between_encodings(fake)[:5] == [0, 1, 4, 20, 4]  # the clip, once inside, is finished first
 
 
+def test_a_newcomer_is_encoded_without_the_chunks_of_a_file_that_has_some_inside(
+    fake: FakeModel, in_groups: None
+) -> None:
+    with busy_engine(fake, slots=8) as engine:
+        futures = [engine.submit(chunk(number, 3), owner="a file") for number in range(1, 25)]
+        fake.at_step[2] = lambda: futures.append(engine.submit(chunk(99, 3), owner="a clip"))
+        fake.gate.set()
+        texts_of(futures[:24])
+        assert texts_of(futures[24:]) == [text(99)]
+    groups = fake.asked("encode")
+    assert [99] in groups
+    assert max(map(len, groups)) == 5
+
+
 def test_another_clip_does_not_wait_until_the_first_is_finished(fake: FakeModel) -> None:
     with busy_engine(fake, slots=8) as engine:
         futures = [engine.submit(chunk(number, 39), owner="a file") for number in range(1, 5)]

@@ -58,7 +58,7 @@ def test_owners_are_dealt_to_one_after_the_other() -> None:
         queue.put(item[0], item)
     assert queue.take(4, wait=True) == ["a1", "b1", "c1", "a2"]
     queue.put("c", "c2")
-    assert queue.take(10, wait=True) == ["b2", "a3", "c2"]
+    assert queue.take(10, wait=True) == ["b2", "c2", "a3"]
     assert queue.take(10, wait=False) == []
 
 
@@ -133,3 +133,24 @@ def test_nothing_is_lost_between_threads(capacity: int) -> None:
     taker.join(PATIENCE_S)
     for owner in range(4):
         assert [number for who, number in taken + left if who == owner] == list(range(200))
+
+
+def test_a_newcomer_goes_before_the_owner_that_has_just_had_its_turn() -> None:
+    queue: FairQueue[str] = FairQueue(capacity=9)
+    for item in ("a1", "a2", "a3"):
+        queue.put("a", item)
+    assert queue.take(1, wait=False) == ["a1"]
+    queue.put("b", "b1")
+    assert queue.take(2, wait=False) == ["b1", "a2"]
+
+
+def test_newcomers_without_end_do_not_starve_who_was_there() -> None:
+    queue: FairQueue[str] = FairQueue(capacity=99)
+    for number in range(20):
+        queue.put("a file", f"file {number}")
+    served = []
+    for number in range(30):
+        queue.put(f"clip {number}", f"clip {number}")
+        queue.put(f"another clip {number}", f"another clip {number}")
+        served += queue.take(1, wait=False)
+    assert "file 0" in served and "file 1" in served

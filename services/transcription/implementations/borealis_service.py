@@ -81,6 +81,7 @@ def model_options(settings: Settings) -> ModelOptions:
         cache_dir=settings.model_cache_dir,
         device=settings.model_device,
         dtype=settings.model_dtype,
+        cpu_threads=settings.model_cpu_threads,
         batch_size=settings.model_batch_size,
         generation=GenerationOptions(
             max_new_tokens=settings.model_max_new_tokens,
