@@ -23,7 +23,7 @@ class Remembers(FakeService):
 
     def __init__(self) -> None:
         super().__init__()
-        self.waveforms: list["weakref.ref[Any]"] = []
+        self.waveforms: list[weakref.ref[Any]] = []
 
     def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
         for chunk in chunks:
