@@ -11,6 +11,7 @@ MAX_GROWTH_BYTES = 16 * MIB  # at rest, over all requests after the warm-up
 MAX_MORE_THREADS = 4  # grpc's own pool follows the load
 FLAT_BYTES = 256 * 1024  # per 1,000 requests: 256 bytes each, less than any leak of a call or of a recording
 SURE = 2  # standard errors
+LEAST_WARM_UP = 2000  # requests; until then every kind meets every other for the first time, and memory grows with that
 
 
 def slope_bytes(samples: list[Holdings]) -> tuple[float, float]:
@@ -31,7 +32,7 @@ def growth_beyond_noise(slope: float, error: float) -> bool:
 def after_warm_up(result: Result) -> list[Holdings]:
     """The samples that count."""
     total = len(result.latencies_s)
-    return [sample for sample in result.samples if sample.requests > total * WARM_UP_SHARE]
+    return [sample for sample in result.samples if sample.requests > max(total * WARM_UP_SHARE, LEAST_WARM_UP)]
 
 
 def show(result: Result) -> None:
@@ -45,6 +46,7 @@ def show(result: Result) -> None:
     print(f"\nrequests {len(result.latencies_s)}   lost {result.lost.total()}")
     print(f"latency p50 {p50:.0f} ms   p95 {p95:.0f} ms   p99 {p99:.0f} ms   max {latencies_ms.max():.0f} ms")
     finding = "BEYOND NOISE" if growth_beyond_noise(slope, error) else "within noise"
+    finding = "too few requests to tell" if math.isnan(slope) else finding
     print(f"RSS slope after warm-up {slope / 1024:+.0f} ± {error / 1024:.0f} KiB per 1,000 requests: {finding}")
     for name, holdings in (("after warm-up", result.at_rest_before), ("at the end", result.at_rest_after)):
         if holdings:
