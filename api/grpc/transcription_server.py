@@ -13,6 +13,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc's own lines would drown 
 import argparse
 import logging
 import signal
+import threading
 import time
 from types import FrameType
 from typing import NoReturn
@@ -33,6 +34,7 @@ AVAILABLE_IMPLEMENTATIONS: dict[str, type[ITranscriptionService]] = {
 
 BROKEN_DOWN = 70  # exit code: a supervisor should restart the process
 _STOP_POLL_S = 0.5  # Windows notices Ctrl+C only between waits
+END_S = 10.0  # what the end may take beyond the time that calls under way get
 _EXAMPLES = """Примеры:
   python start.py
   python start.py --port 50052
@@ -84,15 +86,33 @@ def serve(implementation: str, settings: Settings) -> int:
             server.follow()
             time.sleep(_STOP_POLL_S)
         _log.critical("💥 Реализация больше не отвечает: процесс завершается, чтобы его перезапустили")
+        _end_within(END_S)
         server.fail()
-        logging.shutdown()
-        os._exit(BROKEN_DOWN)  # a hung thread would keep the process from ending in good order
+        _break_off()
     except StopRequested:
         _log.info("🛑 Останавливаюсь: новые запросы не принимаются")
         return 0
     finally:
         _on_stop_signals(signal.SIG_DFL)  # a second Ctrl+C ends at once
+        _end_within(settings.shutdown_grace_s + END_S)
         server.stop()
+
+
+def _end_within(seconds: float) -> None:
+    """Breaks the process off unless it has ended by then, whatever hangs."""
+
+    def break_off() -> None:
+        _log.critical("💥 Остановка не завершилась вовремя: процесс прерывается")
+        _break_off()
+
+    timer = threading.Timer(seconds, break_off)
+    timer.daemon = True
+    timer.start()
+
+
+def _break_off() -> NoReturn:
+    logging.shutdown()
+    os._exit(BROKEN_DOWN)  # in good order, a hung thread would keep the process from ending
 
 
 def _parse(arguments: list[str] | None) -> dict[str, str | int | None]:

@@ -34,6 +34,7 @@ def load_engine(options: ModelOptions) -> Engine:
 
     Raises:
         ModelError: the model is missing or damaged.
+        RecognitionError: it fails even over the warm-up.
     """
     checkpoint = prepare_checkpoint(
         options.name, options.cache_dir, revision=options.revision, local_files_only=options.local_files_only
@@ -46,6 +47,10 @@ def load_engine(options: ModelOptions) -> Engine:
     _log.info("⏳ Загрузка модели %s (%s, %s)", checkpoint.name, device, str(dtype).removeprefix("torch."))
     model = BorealisModel.load(checkpoint.path, device, dtype, options.generation)
     engine = Engine(model, options.batch_size)
-    engine.warm_up()
+    try:
+        engine.warm_up()
+    except BaseException:  # Ctrl+C as well: the engine's thread would keep the program from ending
+        engine.close()
+        raise
     _log.info("🚀 Модель готова: %s, батч %d", checkpoint.name, options.batch_size)
     return engine

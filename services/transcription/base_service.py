@@ -133,6 +133,7 @@ class TranscriptionServiceBase(ITranscriptionService):
         try:
             response = to_response(transcribe(), call.processing_s, *self.model_identity())
         except SpeechError as error:
+            error.__traceback__ = None  # its frames hold the recording, and who holds the error is among them
             return self._refuse(error, call.processing_s, context)
         stats = response.stats
         log_finished(self._log, response.processing_time, stats.speed_factor, stats.word_count, stats.char_count)

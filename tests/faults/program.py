@@ -51,7 +51,8 @@ def main(arguments: list[str]) -> int:
 def _leave_the_model_out() -> None:
     """What the model needs takes seconds and hundreds of megabytes to load."""
     implementations = ModuleType("services.transcription.implementations")
-    vars(implementations).update(BorealisTranscriptionService=Reciter, __all__=["BorealisTranscriptionService"])
+    names = ["BorealisTranscriptionService", "BorealisRayTranscriptionService"]
+    vars(implementations).update(dict.fromkeys(names, Reciter), __all__=names)
     sys.modules[implementations.__name__] = implementations
 
 

@@ -1,5 +1,6 @@
-"""Rows 30, 31 and 39 to 43: chunks of several requests share the engine, and one of them, or the engine, fails."""
+"""Rows 30, 31, 34 and 39 to 43: chunks of several requests share the engine, and one of them, or the engine, fails."""
 
+import signal
 import time
 from contextlib import suppress
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from api.grpc.transcription_server import BROKEN_DOWN, END_S
 from ml.borealis import batching
 from ml.borealis.engine import Engine
 from services.transcription.implementations import BorealisTranscriptionService, borealis_service
@@ -175,3 +177,15 @@ def test_an_engine_that_hangs_or_dies_ends_the_process(fault: int) -> None:
         heard = rest_of(updates)
     assert heard[0] == Health.SERVING
     assert Health.NOT_SERVING in heard
+
+
+@row(34)
+@pytest.mark.slow
+def test_an_engine_that_hangs_does_not_keep_a_stopping_server_from_ending() -> None:
+    with served("engine", SHUTDOWN_GRACE_S="1") as server:
+        call = server.begin(spoken(HANG))
+        time.sleep(0.5)
+        server.process.send_signal(signal.SIGTERM)
+        code, waited_s = server.wait(1 + END_S + EXIT_S)
+        assert code == BROKEN_DOWN and waited_s > 1
+        assert call.code() in (Code.UNAVAILABLE, Code.CANCELLED)

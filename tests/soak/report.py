@@ -9,6 +9,9 @@ from tests.soak.run import WARM_UP_SHARE, Holdings, Result, line_of
 MIB = 1024**2
 MAX_GROWTH_BYTES = 16 * MIB  # at rest, over all requests after the warm-up
 MAX_MORE_THREADS = 4  # grpc's own pool follows the load
+FLAT_BYTES = 256 * 1024  # per 1,000 requests: 256 bytes each, less than any leak of a call or of a recording
+SURE = 2  # standard errors
+LEAST_WARM_UP = 2000  # requests; until then every kind meets every other for the first time, and memory grows with that
 
 
 def slope_bytes(samples: list[Holdings]) -> tuple[float, float]:
@@ -21,10 +24,15 @@ def slope_bytes(samples: list[Holdings]) -> tuple[float, float]:
     return float(coefficients[0]), float(np.sqrt(covariance[0, 0]))
 
 
+def growth_beyond_noise(slope: float, error: float) -> bool:
+    """Whether memory grows per 1,000 requests, in bytes, by more than its own scatter explains."""
+    return slope - SURE * error > FLAT_BYTES  # not so where there are too few samples to tell
+
+
 def after_warm_up(result: Result) -> list[Holdings]:
     """The samples that count."""
     total = len(result.latencies_s)
-    return [sample for sample in result.samples if sample.requests > total * WARM_UP_SHARE]
+    return [sample for sample in result.samples if sample.requests > max(total * WARM_UP_SHARE, LEAST_WARM_UP)]
 
 
 def show(result: Result) -> None:
@@ -37,7 +45,9 @@ def show(result: Result) -> None:
     slope, error = slope_bytes(after_warm_up(result))
     print(f"\nrequests {len(result.latencies_s)}   lost {result.lost.total()}")
     print(f"latency p50 {p50:.0f} ms   p95 {p95:.0f} ms   p99 {p99:.0f} ms   max {latencies_ms.max():.0f} ms")
-    print(f"RSS slope after warm-up {slope / 1024:+.0f} ± {error / 1024:.0f} KiB per 1,000 requests")
+    finding = "BEYOND NOISE" if growth_beyond_noise(slope, error) else "within noise"
+    finding = "too few requests to tell" if math.isnan(slope) else finding
+    print(f"RSS slope after warm-up {slope / 1024:+.0f} ± {error / 1024:.0f} KiB per 1,000 requests: {finding}")
     for name, holdings in (("after warm-up", result.at_rest_before), ("at the end", result.at_rest_after)):
         if holdings:
             print(f"at rest {name:<14}{line_of(holdings)}")
@@ -50,7 +60,11 @@ def verdict(result: Result, requests: int) -> list[str]:
     assert before and after
     problems = [f"{kind} ended in {outcome}, {count} times" for (kind, outcome), count in result.lost.items()]
     made = len(result.latencies_s)
+    slope, error = slope_bytes(after_warm_up(result))
     checks = {
+        f"memory grows by {slope / 1024:.0f} ± {error / 1024:.0f} KiB per 1,000 requests": growth_beyond_noise(
+            slope, error
+        ),
         f"no request was made, of {requests}": made == 0,
         f"memory grew by {(after.memory_bytes - before.memory_bytes) / MIB:.1f} MiB at rest": after.memory_bytes
         - before.memory_bytes

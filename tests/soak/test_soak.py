@@ -34,6 +34,26 @@ def test_a_soak_that_loses_or_leaks_something_fails(name: str) -> None:
     assert len(verdict(BAD[name], 100)) == 1
 
 
+def growing(bytes_per_request: int, scatter_bytes: int) -> Result:
+    """A soak of 5,000 requests whose memory grows so, and goes up and down by so much besides."""
+    samples = [
+        replace(
+            AT_REST,
+            requests=number,
+            memory_bytes=90 * MIB + number * bytes_per_request + scatter_bytes * (number // 100 % 2),
+        )
+        for number in range(0, 5000, 100)
+    ]
+    return replace(GOOD, latencies_s=[0.1] * 5000, samples=samples)
+
+
+def test_steady_growth_fails_a_soak_and_ups_and_downs_do_not() -> None:
+    (problem,) = verdict(growing(bytes_per_request=1024, scatter_bytes=2 * MIB), 5000)
+    assert "memory grows by 10" in problem
+    assert verdict(growing(bytes_per_request=0, scatter_bytes=4 * MIB), 5000) == []
+    assert verdict(growing(bytes_per_request=100, scatter_bytes=0), 5000) == []
+
+
 def test_growth_is_measured_per_thousand_requests() -> None:
     samples = [
         replace(AT_REST, requests=number, memory_bytes=90 * MIB + number * 2048) for number in range(0, 5000, 100)
