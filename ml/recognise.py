@@ -19,7 +19,7 @@ CANCEL_POLL_S = 0.05  # how soon a cancellation is noticed while a chunk is bein
 
 Waveform = npt.NDArray[np.float32]
 Recognise = Callable[[Iterator[Chunk], threading.Event], Iterator[str]]
-"""Chunks in, their texts out, in the same order and one for each; ends early when the event is set."""
+"""Chunks, which may overlap, in; their texts out, in the same order, one for each. Ends early when the event is set."""
 
 
 class Engine(Protocol):
