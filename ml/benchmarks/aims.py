@@ -10,11 +10,14 @@ BESIDE = {"cpu": 4.0, "cuda": 2.0}  # times a clip's latency on an idle server
 FLOOR = 0.7
 CLIPS = {10: 1.5, 32: 2.0}  # times the reference's throughput, by workers
 FILE = 1.5
+REPLICAS = 1.8  # times the throughput of one replica, by two
+CHUNK_LIMIT_S = 0.015  # that a cluster may add to a chunk of 30 s
 
 
 def to_aims(lines: Sequence[Line], device_type: str) -> str:
     """A table for the page, with a row for each aim that the lines say something about."""
     rows = [*_clips(lines), *_file(lines), *_beside(lines, BESIDE[device_type]), *_calls(lines), *_lengths(lines)]
+    rows += _cluster(lines)
     return "\n".join(["| workload | wanted | found | by processor time |", "|---|---|---|---|", *rows])
 
 
@@ -64,6 +67,16 @@ def _lengths(lines: Sequence[Line]) -> Iterable[str]:
         off = _furthest([line.elapsed_s / line.audio_s for line in costs])
         cpu_off = _furthest([line.cpu_s / line.audio_s for line in costs])
         yield _row("cost of an hour of audio", f"within {LINEAR:.0%}", off <= LINEAR, f"{off:.0%}", f"{cpu_off:.0%}")
+
+
+def _cluster(lines: Sequence[Line]) -> Iterable[str]:
+    for line in (line for line in lines if line.strategy == "ray"):
+        if line.over_bare_s is not None:
+            reached, found = line.over_bare_s <= CHUNK_LIMIT_S, f"{line.over_bare_s * 1000:+.1f} ms"
+            yield _row(f"a replica's way, {line.workload}, p50", f"{CHUNK_LIMIT_S * 1000:g} ms", reached, found)
+        if line.ratio is not None:
+            name = f"two replicas over one, {line.workload}"
+            yield _row(name, f"{REPLICAS:g}x", line.ratio >= REPLICAS, f"{line.ratio:.2f}x")
 
 
 def _furthest(values: Sequence[float]) -> float:

@@ -124,7 +124,9 @@ class ClusterEngine:
         self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in self._under_way.values()])
 
     def close(self) -> None:
-        """Gives up who waits or is under way, and ends the threads. Nothing is left to be closed on the cluster."""
+        """Gives up who waits or is under way, and ends the threads. May be called again."""
+        if self._loop.is_closed():
+            return
         for job in self._waiting.close():
             job.fail(EngineStoppedError(STOPPED))
         self.abandon()

@@ -30,7 +30,7 @@ class SleepingEngine:
         self._inside = self._stepped = 0
         self.is_alive = True
         self.silent_s = 0.0
-        self._node = ray.get_runtime_context().get_node_id()
+        self._node = ray.get_runtime_context().get_node_id()[:12]  # short, or it would be more than anybody says
 
     def submit(self, waveform: Waveform, owner: Hashable = None, sampled: bool = False) -> "Future[str]":
         future: Future[str] = Future()

@@ -12,9 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
-
-ray = pytest.importorskip("ray", reason="requirements-ray.txt is not installed", exc_type=ModuleNotFoundError)
-
+import ray
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import generate_latest
 
@@ -247,7 +245,7 @@ def test_node_killed_under_load_loses_nothing_and_a_new_one_is_used(cluster: Any
         cluster.remove_node(victim, allow_graceful=False)
         load.more(20)
         newcomer = cluster.add_node(**RAY_NODE)
-        wait_until(lambda: any(newcomer.node_id in front.nodes(answer) for answer in load.answers[-8:]))
+        wait_until(lambda: any(newcomer.node_id[:12] in front.nodes(answer) for answer in load.answers[-8:]))
         load.more(8)
     assert not load.failures, load.failures[0]
     assert all(answer.success for answer in load.answers)

@@ -1,25 +1,30 @@
 """What of the cluster needs none: figures added up, the benchmark's sleeping engine, and what is said without Ray."""
 
-import subprocess
+import re
 import sys
 import threading
 import time
 
 import numpy as np
+import pytest
 
+from api.grpc.transcription_server import AVAILABLE_IMPLEMENTATIONS
+from ml import benchmark
 from ml.audio.splitting import Chunk
 from ml.benchmarks.sleeper import Sleeper
 from ml.cluster.figures import Tally
 from ml.cluster.pulse import Pulse
+from ml.errors import ClusterUnavailableError
 from ml.recognise import recognise_with
-from resources.config import PROJECT_ROOT
+from tests.conftest import settings_for_tests
 
-WITHOUT_RAY = """
-import sys
-sys.modules["ray"] = None
-from {module} import main
-sys.exit(main({arguments}))
-"""
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray cannot be imported, whether it is installed or not."""
+    for name in [name for name in sys.modules if re.match(r"(ray|ml.cluster|ml.benchmarks.cluster)\b", name)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)
 
 
 def pulse(replica: str, **figures: float) -> Pulse:
@@ -53,22 +58,21 @@ def test_sleeping_engine_takes_as_long_as_its_batches() -> None:
     assert took_s >= figures["engine_steps"] * 0.1 + 8 * 0.01
 
 
-def without_ray(module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Runs a program of the project where Ray cannot be imported."""
-    code = WITHOUT_RAY.format(module=module, arguments=list(arguments))
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, encoding="utf-8", timeout=120, check=False)
+@pytest.mark.usefixtures("no_ray")
+def test_without_ray_the_implementation_is_listed_and_says_what_to_install() -> None:
+    service = AVAILABLE_IMPLEMENTATIONS["borealis-ray"]()
+    with pytest.raises(ClusterUnavailableError, match=r"pip install -r requirements-ray\.txt") as refusal:
+        service.start(settings_for_tests())
+    assert "\n" not in str(refusal.value)
 
 
-def test_without_ray_the_implementation_is_listed_and_says_in_one_line_what_to_install() -> None:
-    server = "api.grpc.transcription_server"
-    assert "borealis-ray" in without_ray(server, "--help").stdout
-    result = without_ray(server, "--implementation", "borealis-ray", "--port", "0", "--host", "127.0.0.1")
-    assert result.returncode == 1
-    assert len(result.stderr.strip().splitlines()) == 1 and "requirements-ray.txt" in result.stderr
+@pytest.mark.usefixtures("no_ray")
+def test_without_ray_the_benchmark_says_in_one_line_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark.main(["--device", "cpu", "--workloads", "cluster"]) == 1
+    complaint = capsys.readouterr().err
+    assert complaint.count("\n") == 1 and "requirements-ray.txt" in complaint
 
 
-def test_without_ray_the_benchmark_says_in_one_line_what_to_install() -> None:
-    result = without_ray("ml.benchmark", "--device", "cpu", "--workloads", "cluster")
-    assert result.returncode == 1
-    assert len(result.stderr.strip().splitlines()) == 1 and "requirements-ray.txt" in result.stderr
+def test_benchmark_measures_a_cluster_by_itself() -> None:
+    with pytest.raises(SystemExit):
+        benchmark.main(["--device", "cpu", "--workloads", "cluster", "clips"])
