@@ -147,7 +147,7 @@ class Load:
 
 def test_one_long_recording_is_spread_evenly_over_the_nodes(front: Served) -> None:
     counts = front.nodes(front.ask(120))
-    assert len(counts) == 2 and sum(counts.values()) >= 40
+    assert len(counts) == 2 and sum(counts.values()) >= 30  # a cut may fall up to 1 s past its 3 s
     assert min(counts.values()) >= 0.4 * sum(counts.values()), counts
 
 
