@@ -15,7 +15,8 @@ from generated.v1 import transcription_pb2_grpc
 from ml.audio.splitting import Chunk
 from resources.config import PROJECT_ROOT, Settings
 from services.transcription.base_service import TranscriptionServiceBase
-from services.transcription.implementations import BorealisRayTranscriptionService, BorealisTranscriptionService
+from services.transcription.implementations import BorealisTranscriptionService
+from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from services.transcription.interface import ITranscriptionService
 
 # A shell starts background jobs with Ctrl+C ignored, and every process started from here would inherit that.

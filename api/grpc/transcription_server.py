@@ -23,13 +23,14 @@ from ml.errors import SpeechError
 from resources.config import ConfigurationError, Settings, load_settings
 from resources.logs import configure_logging
 from services.transcription.implementations import *  # noqa: F403 - whatever __all__ lists can be named below
+from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from services.transcription.interface import ITranscriptionService
 
 _log = logging.getLogger("TranscriptionServer")
 
 AVAILABLE_IMPLEMENTATIONS: dict[str, type[ITranscriptionService]] = {
     "borealis": BorealisTranscriptionService,  # noqa: F405
-    "borealis-ray": BorealisRayTranscriptionService,  # noqa: F405
+    "borealis-ray": BorealisRayTranscriptionService,
 }
 
 BROKEN_DOWN = 70  # exit code: a supervisor should restart the process

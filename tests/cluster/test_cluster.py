@@ -28,7 +28,7 @@ from ml.cluster.replica import FULL_SCALE, Recipe
 from ml.cluster.serving import Scale
 from ml.errors import RecognitionError
 from resources.config import Settings
-from services.transcription.implementations import BorealisRayTranscriptionService
+from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from tests.cluster.fakes import EXIT, FAIL, LONGEST_S, SLOW, STOP, chunk, recipe
 from tests.conftest import ON_RAY, RAY_NODE, settings_for_tests
 from tests.integration.test_calls import wav

@@ -51,9 +51,10 @@ def main(arguments: list[str]) -> int:
 def _leave_the_model_out() -> None:
     """What the model needs takes seconds and hundreds of megabytes to load."""
     implementations = ModuleType("services.transcription.implementations")
-    names = ["BorealisTranscriptionService", "BorealisRayTranscriptionService"]
-    vars(implementations).update(dict.fromkeys(names, Reciter), __all__=names)
-    sys.modules[implementations.__name__] = implementations
+    vars(implementations).update(BorealisTranscriptionService=Reciter, __all__=["BorealisTranscriptionService"])
+    over_ray = ModuleType("services.transcription.implementations.borealis_ray_service")
+    vars(over_ray).update(BorealisRayTranscriptionService=Reciter)
+    sys.modules.update({module.__name__: module for module in (implementations, over_ray)})
 
 
 def _put_the_fake_model_in() -> None:

@@ -1,9 +1,7 @@
 """The implementations to choose from."""
 
-from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from services.transcription.implementations.borealis_service import BorealisTranscriptionService
 
 __all__ = [
-    "BorealisRayTranscriptionService",
     "BorealisTranscriptionService",
 ]
