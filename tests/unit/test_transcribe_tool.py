@@ -38,8 +38,9 @@ def count_chunks(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterato
 def test_file_goes_through_the_pipeline_and_its_duration_comes_back(recording: Path) -> None:
     pipeline = Pipeline(AudioDecoder(find_ffmpeg(None), 60.0, 60.0), 2.0, count_chunks, count_chunks)
     transcript = transcribe(recording, pipeline)
-    assert transcript.text.split() == [str(n) for n in range(1, len(transcript.text.split()) + 1)]
-    assert len(transcript.text.split()) >= 3 and transcript.audio_duration_s == pytest.approx(5.0)
+    numbers = [int(number) for number in transcript.text.split()]  # seams are counted too, and not said
+    assert len(numbers) >= 3 and numbers == sorted(set(numbers)) and numbers[0] == 1
+    assert transcript.audio_duration_s == pytest.approx(5.0)
 
 
 def test_missing_file_costs_no_model_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
