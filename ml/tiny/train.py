@@ -44,7 +44,6 @@ class Trainer:
         self.step = 0
         if chosen.start:
             self._restore(chosen.start)
-        self.average = {name: value.clone() for name, value in self.trainee.state_dict().items()}
         pools = [Pool.load(folder) for folder in chosen.pools]
         shares = [
             len(pool.frames) / (3 if "festival" in folder.name else 1)
@@ -56,7 +55,7 @@ class Trainer:
             windows = WindowMaker(pools, shares, ids, end, seed + PROCESSES)  # the same in every process
             windows.strength = chosen.strength[0]
             begin(self.trainee, windows.batch(FITTED_WINDOWS, WHOLE, chosen.single))
-            self.average = {name: value.clone() for name, value in self.trainee.state_dict().items()}
+        self.average = {name: value.clone() for name, value in self.trainee.state_dict().items()}
         self.windows = WindowMaker(pools, shares, ids, end, seed + rank)
         self.blocks = np.random.default_rng(seed)  # the same in every process
         self.steering = Steering(rank, self.trainee)
