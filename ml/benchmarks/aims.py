@@ -64,9 +64,14 @@ def _lengths(lines: Sequence[Line]) -> Iterable[str]:
     costs = [line for line in lines if line.workload.startswith("cost")]
     if costs:
         costs.sort(key=lambda line: line.audio_s / line.requests)
-        off = _furthest([line.elapsed_s / line.audio_s for line in costs])
-        cpu_off = _furthest([line.cpu_s / line.audio_s for line in costs])
-        yield _row("cost of an hour of audio", f"within {LINEAR:.0%}", off <= LINEAR, f"{off:.0%}", f"{cpu_off:.0%}")
+        amounts: dict[str, Callable[[Line], float]] = {
+            "an hour of audio": lambda line: line.audio_s,
+            "a chunk": lambda line: line.chunks,
+        }
+        for name, amount in amounts.items():
+            off = _furthest([line.elapsed_s / amount(line) for line in costs])
+            cpu_off = _furthest([line.cpu_s / amount(line) for line in costs])
+            yield _row(f"cost of {name}", f"within {LINEAR:.0%}", off <= LINEAR, f"{off:.0%}", f"{cpu_off:.0%}")
 
 
 def _cluster(lines: Sequence[Line]) -> Iterable[str]:

@@ -78,14 +78,18 @@ class Bench:
         return [self._beside(strategy) for strategy in (self.reference, self.engine)]
 
     def lengths(self) -> list[Line]:
-        """Files of different lengths; short ones several times over, so that each measurement is as long."""
-        longest_s = max(self.sizes.lengths_s)
+        """Files of different lengths: as many at once as make an hour together, so that all find the engine as busy."""
+        runs: dict[float, list[Run]] = {length_s: [] for length_s in self.sizes.lengths_s}
+        contender = Contender(self.engine, max(self.threads))
+        for _ in range(self.sizes.repeats):
+            for length_s, own in runs.items():
+                paths = self.recordings.clips(length_s, max(1, round(self.sizes.long_s / length_s)))
+                own.append(self._run(contender, paths, len(paths), f"{length_s:g} s"))
         lines = []
-        for length_s in self.sizes.lengths_s:
-            count = max(1, min(10, round(longest_s / length_s / 4)))
-            paths = [self.recordings.wav(length_s)] * count
-            run = self._run(Contender(self.engine, 1), paths, 1, f"{length_s:g} s")
-            lines.append(with_floor(to_line(f"cost of a file of {length_s:g} s", "engine", 1, 1, [run]), [run]))
+        for length_s, own in runs.items():
+            name, clients = f"cost of a file of {length_s:g} s", len(own[0].answers.latencies_s)
+            line = to_line(name, self.engine.name, contender.workers, clients, own)
+            lines.append(with_floor(line, own))
         return lines
 
     def _one_file(self, duration_s: float, strategies: Sequence[Strategy], repeats: int) -> list[Line]:

@@ -49,9 +49,13 @@ class Recordings:
 
 
 def speech(decoder: AudioDecoder, samples: Path) -> Waveform | None:
-    """All shipped recordings in the folder `samples`, one after another; None where there are none."""
+    """All shipped recordings in the folder `samples`, one after another; None where there are none.
+
+    Of one that is there in two formats, one: hearing the same again, the model may believe it is where it was before.
+    """
     waveforms = []
-    for path in sorted(path for path in samples.glob("*") if path.suffix in (".wav", ".mp3")):
+    by_name = {path.stem: path for path in sorted(samples.glob("*")) if path.suffix in (".wav", ".mp3")}
+    for path in by_name.values():
         with path.open("rb") as file:
             waveforms.append(decoder.decode_all(file))
     return np.concatenate(waveforms) if waveforms else None

@@ -74,8 +74,9 @@ def to_markdown(lines: Sequence[Line]) -> str:
 def describe(machine: dict[str, str | int], options: dict[str, object]) -> str:
     """A line for the page: on what it was measured, and what."""
     ran_on = ", ".join(f"{name} {machine[name]}" for name in ("processor", "cpus", "device", "torch"))
-    chosen = ", ".join(f"{name} {options[name]}" for name in ("weights", "new_tokens", "ignore_eos", "slots", "quick"))
-    return f"On: {ran_on}. Options: {chosen}."
+    told = ("weights", "new_tokens", "ignore_eos", "slots", "quick")  # a cluster that sleeps has none of them
+    chosen = ", ".join(f"{name} {options[name]}" for name in told if name in options)
+    return f"On: {ran_on}." + (f" Options: {chosen}." if chosen else "")
 
 
 def to_json(
@@ -104,6 +105,6 @@ def _note(line: Line) -> str:
     if line.tail_share is not None:
         return f"   {line.p50_s:.2f} s after {line.upload_s:.1f} s of upload: {line.tail_share:.1%} of the unary call"
     if line.workload.startswith("cost"):
-        hours = line.audio_s / 3600
-        return f"   {line.elapsed_s / hours:.1f} s, {line.cpu_s / hours:.1f} CPU s per hour of audio"
+        hours, ms = line.audio_s / 3600, 1000 * line.elapsed_s / line.chunks
+        return f"   {line.elapsed_s / hours:.1f} s, {line.cpu_s / hours:.1f} CPU s an hour; a chunk {ms:.0f} ms"
     return ""

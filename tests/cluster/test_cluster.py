@@ -302,9 +302,10 @@ def test_chunk_that_kills_its_replicas_fails_alone(front: Served) -> None:
 
 def test_benchmark_compares_one_replica_with_two(tmp_path: Path, front: Served) -> None:
     """On the cluster that is here, to which it is connected already."""
-    file = tmp_path / "run.json"
-    sizes = Sizes(calls=2, cluster_chunks=16)
-    assert benchmark.main(["--device", "cpu", "--workloads", "cluster", "--json", str(file)], sizes) == 0
+    file, page = tmp_path / "run.json", tmp_path / "run.md"
+    sizes, files = Sizes(calls=2, cluster_chunks=16), ["--json", str(file), "--markdown", str(page)]
+    assert benchmark.main(["--device", "cpu", "--workloads", "cluster", *files], sizes) == 0
+    assert page.read_text(encoding="utf-8").startswith("On: processor")
     lines = json.loads(file.read_text(encoding="utf-8"))["lines"]
     assert [(line["strategy"], line["workers"]) for line in lines] == [
         *(("engine", 1), ("ray", 1)), *(("engine", 1), ("ray", 1), ("ray", 2)),

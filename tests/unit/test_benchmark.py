@@ -1,6 +1,7 @@
 """The benchmark end to end, with a random model and next to no work."""
 
 import json
+import shutil
 import wave
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,20 @@ import pytest
 import torch
 
 from ml import benchmark
+from ml.audio.decoding import AudioDecoder, find_ffmpeg
 from ml.benchmarks.floor import encoder_products
-from ml.benchmarks.recordings import Recordings, noise_bursts
+from ml.benchmarks.recordings import Recordings, noise_bursts, speech
 from ml.benchmarks.report import COLUMNS
 from ml.benchmarks.sizes import Sizes
 from ml.benchmarks.stages import STAGES, Stages
-from ml.benchmarks.weights import SHAPES, load_weights, set_eos
+from ml.benchmarks.weights import ROOT, SHAPES, load_weights, set_eos
 
 LEAST = Sizes(
     clip_s=1.0, clips=2, file_s=2.0, long_s=31.0, lengths_s=(2.0, 31.0), clients=(1, 2), clips_per_series=2,
     beside=1, head_start_s=0.0, calls=1, repeats=1, floor_repeats=1,
 )  # fmt: skip
 NEW_TOKENS = 4
+SAMPLES = ROOT / "resources" / "samples"
 FLAGS = ["--weights", "random-smallest", "--device", "cpu", "--ignore-eos", "--new-tokens", str(NEW_TOKENS)]
 IN_PROCESS = [name for name in benchmark.WORKLOADS if name not in benchmark.THROUGH_SERVER]
 
@@ -75,6 +78,16 @@ def test_clips_beside_a_long_file_are_compared_with_clips_alone(found: dict[str,
 def test_every_length_of_file_has_its_cost(found: dict[str, Any]) -> None:
     costs = lines(found, "engine", "cost of a file")
     assert [line["workload"].split()[-2] for line in costs] == ["2", "31"]
+    assert [line["requests"] for line in costs] == [16, 1]  # so many make half a minute
+
+
+def test_recording_shipped_in_two_formats_is_heard_once(tmp_path: Path) -> None:
+    for name in ("demo.mp3", "demo.wav", "no_speech.wav"):
+        shutil.copy(SAMPLES / name, tmp_path)
+    decoder = AudioDecoder(find_ffmpeg(None), 60.0, timeout_s=60.0)
+    found = speech(decoder, tmp_path)
+    once_each = b"".join((tmp_path / name).read_bytes() for name in ("demo.wav", "no_speech.wav"))
+    assert found is not None and len(found) == pytest.approx(len(once_each) / 2, abs=100)  # but for the headers
 
 
 def test_report_says_on_what_it_was_measured(found: dict[str, Any]) -> None:
@@ -89,7 +102,14 @@ def test_tables_for_the_page_have_every_column_in_every_row(folder: Path) -> Non
     assert torch.__version__ in ran_on and "weights random-smallest" in ran_on
     assert {row.count("|") for row in table.splitlines()} == {len(COLUMNS) + 3}
     assert {row.count("|") for row in aims.splitlines()} == {5}
-    for name in ("a file of 2 s", "a file of 31 s", "a clip beside", "cost of an hour", "2 clips of 1 s, of the floor"):
+    for name in (
+        "a file of 2 s",
+        "a file of 31 s",
+        "a clip beside",
+        "cost of an hour",
+        "cost of a chunk",
+        "2 clips of 1",
+    ):
         assert f"| {name}" in aims
 
 
