@@ -1,21 +1,31 @@
-"""Keeps the C library's heap from growing with the number of threads."""
+"""Settles how the C library's heap grows and shrinks, which it would otherwise make up as it goes along."""
 
 import ctypes
 import os
 import sys
 from contextlib import suppress
 
-_M_ARENA_MAX = -8  # mallopt(3)
-ARENAS = 2  # as many as threads that often allocate at once: the engine's and one of the others
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
+MEBIBYTE = 1024 * 1024
+# By name in the environment, which has precedence, and for mallopt.
+SETTINGS = {
+    "MALLOC_ARENA_MAX": (_M_ARENA_MAX, 2),
+    "MALLOC_MMAP_THRESHOLD_": (_M_MMAP_THRESHOLD, 32 * MEBIBYTE),
+    "MALLOC_TRIM_THRESHOLD_": (_M_TRIM_THRESHOLD, 64 * MEBIBYTE),
+}
 
 
-def share_arenas() -> None:
-    """Lets all threads allocate from a few common heaps; to be called before there are many threads.
+def settle_heap() -> None:
+    """Has glibc share two heaps among all threads and keep up to 64 MiB of each; to be called before there are many.
 
-    By itself glibc makes up to 8 for each processor, which short requests on many threads fill with holes: over 10,000
-    of them the server's memory creeps up by some megabytes that nothing uses. Does nothing with another C library, or
-    where MALLOC_ARENA_MAX is set (mallopt(3)).
+    By itself it makes up to 8 heaps for each processor, which short requests on many threads fill with holes: over
+    10,000 of them the server's memory creeps up by some megabytes that nothing uses. And it hands the encoder's
+    intermediate results back to the system after every chunk, until it happens to have freed a block of 32 MiB: to get
+    them anew costs 2,000 to 9,000 page faults a chunk. Does nothing with another C library (mallopt(3)).
     """
-    if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
+    if sys.platform == "linux":
         with suppress(AttributeError):  # another C library, such as musl
-            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS)
+            mallopt = ctypes.CDLL(None).mallopt
+            for name, (parameter, value) in SETTINGS.items():
+                if name not in os.environ:
+                    mallopt(parameter, value)

@@ -18,7 +18,7 @@ import time
 from types import FrameType
 from typing import NoReturn
 
-from api.grpc.heap import share_arenas
+from api.grpc.heap import settle_heap
 from api.grpc.server import PortTakenError, TranscriptionServer
 from ml.errors import SpeechError
 from resources.config import ConfigurationError, Settings, load_settings
@@ -58,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the server until it is told to stop; returns the exit code."""
-    share_arenas()
+    settle_heap()
     try:
         flags = _parse(arguments)
         implementation = str(flags.pop("implementation"))

@@ -1,4 +1,4 @@
-"""The heaps of the C library, in a process of their own."""
+"""The heap of the C library, each time in a process of its own."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from api.grpc.heap import ARENAS
+from api.grpc.heap import SETTINGS
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's own")
 
@@ -15,7 +15,7 @@ ALLOCATING = """
 import ctypes, sys, threading
 from api.grpc import heap
 if "shared" in sys.argv:
-    heap.share_arenas()
+    heap.settle_heap()
 libc, all_there = ctypes.CDLL(None), threading.Barrier(8)
 libc.malloc.restype = ctypes.c_void_p
 def allocate():
@@ -43,8 +43,29 @@ def heaps(*arguments: str, **settings: str) -> int:
 
 
 def test_threads_share_two_heaps() -> None:
-    assert heaps("shared") == ARENAS < heaps()
+    assert heaps("shared") == SETTINGS["MALLOC_ARENA_MAX"][1] < heaps()
 
 
 def test_what_the_operator_says_of_heaps_stands() -> None:
     assert heaps("shared", MALLOC_ARENA_MAX="1") == 1
+
+
+def test_memory_of_a_chunk_is_not_fetched_from_the_system_again() -> None:
+    code = """
+import resource, sys, torch
+from api.grpc.heap import settle_heap
+if "settled" in sys.argv:
+    settle_heap()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for round in range(5):
+    before = faults()
+    tensors = [torch.ones(5 * 1024 * 1024 // 4 + number) for number in range(8)]
+    del tensors
+print(faults() - before)
+"""
+    faults = [
+        int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, check=True).stdout)
+        for how in ("settled", "as glibc pleases")
+    ]
+    assert faults[0] < 500 < faults[1], faults
