@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,6 +117,14 @@ def cluster() -> Iterator[Any]:
             running.shutdown()
 
 
+def _await_sole_model() -> None:
+    """Replicas that another test has left may answer beside the new ones for a while."""
+    from ml.cluster import serving
+
+    while len({pulse.version for pulse in serving.pulses(serving.handle())}) != 1:
+        time.sleep(0.1)
+
+
 @contextmanager
 def serving_bundled(implementation: str, request: pytest.FixtureRequest, **values: Any) -> Iterator[Stub]:
     """A stub of a server with the bundled model behind `implementation`."""
@@ -126,6 +135,8 @@ def serving_bundled(implementation: str, request: pytest.FixtureRequest, **value
     values = {"model_name": str(TINY_MODEL), "model_batch_size": 4, **values}
     server = TranscriptionServer(service, settings_for_tests(**values))
     server.start()
+    if implementation == "borealis-ray":
+        _await_sole_model()
     with grpc.insecure_channel(f"127.0.0.1:{server.port}", options=[("grpc.max_send_message_length", -1)]) as channel:
         yield transcription_pb2_grpc.TranscriptionServiceStub(channel)
     server.stop()

@@ -52,7 +52,7 @@ def joined(options: ClusterOptions, recipe: Recipe) -> Iterator[Front]:
             stack.callback(serving.disconnect)
         if options.deploys:
             serving.deploy(recipe, options.scale)
-        serving.await_ready(options.start_timeout_s)
+        serving.await_ready(options.start_timeout_s, recipe.version if options.deploys else None)
         replicas = serving.handle()
         watch = Watch(replicas, recipe.model)
         stack.callback(watch.close)

@@ -114,15 +114,15 @@ def deploy(recipe: Recipe, scale: Scale) -> None:
         serve.run_many([target], wait_for_applications_running=False)
 
 
-def await_ready(timeout_s: float) -> None:
-    """Waits until the cluster runs at least one replica.
+def await_ready(timeout_s: float, version: str | None) -> None:
+    """Waits until the cluster runs at least one replica, of the recipe of `version` unless that is None.
 
     Raises:
         ModelError: the replicas cannot load the model.
         ClusterUnavailableError: there is none after `timeout_s`.
     """
     deadline_s = time.monotonic() + timeout_s
-    while running_replicas() == 0:
+    while not _runs(version):
         overview = status()
         message = _messages(overview)
         if found := _MODEL_ERROR.search(message):
@@ -133,6 +133,13 @@ def await_ready(timeout_s: float) -> None:
                 "Проверьте RAY_GPUS_PER_REPLICA, RAY_CPUS_PER_REPLICA, RAY_DEPLOY и RAY_START_TIMEOUT_S"
             )
         time.sleep(STATUS_POLL_S)
+
+
+def _runs(version: str | None) -> bool:
+    """Whether there is a replica, of that version unless it is None."""
+    if running_replicas() == 0:
+        return False
+    return version is None or version in {pulse.version for pulse in pulses(handle())}
 
 
 def handle() -> "DeploymentHandle[Replica]":

@@ -24,14 +24,18 @@ def descriptors(pid: int | str = "self") -> Counter[str]:
 
 
 def children(pid: int, running: bool = False) -> list[int]:
-    """The processes that `pid` has started and that are not gone; without those that have ended, if so wanted."""
+    """The processes that `pid` has started and that are not gone; without those that have ended, if so wanted.
+
+    Those of a Ray cluster that the tests run are not the server's.
+    """
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            of_ray = b"/ray/" in stat.with_name("cmdline").read_bytes()
         except OSError:
             continue
-        if int(parent) == pid and not (running and state == "Z"):
+        if int(parent) == pid and not of_ray and not (running and state == "Z"):
             found.append(int(stat.parent.name))
     return found
 

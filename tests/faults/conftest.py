@@ -1,5 +1,6 @@
-"""The house of every fault: as good afterwards as it was before."""
+"""The house of every fault: as good afterwards as it was before, whether chunks are recognised here or on a cluster."""
 
+import inspect
 import os
 import sys
 import tempfile
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 
 from services.transcription.interface import ITranscriptionService
+from tests.conftest import ON_RAY
 from tests.faults import belongings, recordings
 from tests.faults.fakes import Reciter
 from tests.faults.house import House
 
 OpenHouse = Callable[..., House]
+Usual = Callable[[], tuple[ITranscriptionService, dict[str, Any]]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,13 +31,54 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="what a process holds is read from /proc"))
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What happens to a house of the usual service happens to one over a cluster as well."""
+    if "open_house" in inspect.signature(metafunc.function).parameters:
+        ways = [pytest.param(False, id="here"), pytest.param(True, id="over-ray", marks=ON_RAY)]
+        metafunc.parametrize("over_ray", ways, indirect=True)
+
+
+@pytest.fixture
+def over_ray(request: pytest.FixtureRequest) -> bool:
+    """Whether houses are over a cluster."""
+    return getattr(request, "param", False)
+
+
+@pytest.fixture(scope="session")
+def reciting_cluster(cluster: Any) -> Iterator[str]:
+    """The address of a cluster to which this process stays connected, so that what Ray holds it held before a test."""
+    from ml.cluster import serving
+    from tests.faults.over_ray import ReciterOverRay
+
+    is_new = serving.connect(cluster.address, "")
+    house = House(ReciterOverRay(), recordings.recording("wav", 100), ray_address=cluster.address)
+    try:
+        house.start()
+        yield cluster.address
+    finally:
+        house.close()
+        if is_new:
+            serving.disconnect()
+
+
+@pytest.fixture
+def usual(over_ray: bool, request: pytest.FixtureRequest) -> Usual:
+    """Makes the service of a house whose test brings none, and the settings it needs."""
+    if not over_ray:
+        return lambda: (Reciter(), {})
+    address = request.getfixturevalue("reciting_cluster")
+    from tests.faults.over_ray import ReciterOverRay
+
+    return lambda: (ReciterOverRay(), {"ray_address": address})
+
+
 @pytest.fixture(autouse=True)
-def open_house(tmp_path: Path) -> Iterator[OpenHouse]:
+def open_house(tmp_path: Path, over_ray: bool, usual: Usual) -> Iterator[OpenHouse]:
     """Call it for a server and a client, once a test. After the test it must be as it was when it was opened.
 
     Whatever the test did, no child process and no temporary file is left.
     """
-    usual, folder = tempfile.tempdir, tmp_path / "temporary"
+    elsewhere, folder = tempfile.tempdir, tmp_path / "temporary"
     folder.mkdir()
     tempfile.tempdir = str(folder)
     houses: list[House] = []
@@ -42,7 +86,12 @@ def open_house(tmp_path: Path) -> Iterator[OpenHouse]:
     def run(service: ITranscriptionService | None = None, *, start: bool = True, **values: Any) -> House:
         control = values.pop("control", None) or recordings.control()
         token = values.pop("token", None)
-        house = House(service or Reciter(), control, **values)
+        if service is None:
+            service, needed = usual()
+            values |= needed
+        elif over_ray:
+            pytest.skip("looks into its own service")
+        house = House(service, control, **values)
         house.token = token
         houses.append(house)
         if start:
@@ -56,7 +105,7 @@ def open_house(tmp_path: Path) -> Iterator[OpenHouse]:
     finally:
         for house in houses:
             house.close()
-        tempfile.tempdir = usual
+        tempfile.tempdir = elsewhere
     belongings.assert_settles(lambda: belongings.children(os.getpid()))
     assert list(folder.iterdir()) == []
     assert not [path for path in belongings.descriptors() if path.startswith(str(folder))]

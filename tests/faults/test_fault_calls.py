@@ -195,10 +195,9 @@ def test_a_call_cancelled_while_it_waits_for_a_worker_is_never_begun(open_house:
 @row(30)
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_call_cancelled_while_it_is_decoded_takes_its_decoder_along(open_house: OpenHouse, streamed: bool) -> None:
-    house = open_house()
-    may_end = threading.Event()
-    begun, service = threading.Event(), house.service
-    assert isinstance(service, Reciter)
+    begun, may_end = threading.Event(), threading.Event()
+    service = Reciter()
+    house = open_house(service)
     service.at_chunk = lambda number: begun.set() or may_end.wait(PATIENCE_S)
     audio_bytes = media.wav(media.voice(100, sample_rate=8000), 8000)
     if streamed:

@@ -23,7 +23,7 @@ from services.transcription.implementations import BorealisTranscriptionService
 from tests.conftest import settings_for_tests
 from tests.faults import belongings, recordings
 from tests.faults.conftest import OpenHouse
-from tests.faults.fakes import Reciter
+from tests.faults.fakes import Reciter, Watched
 from tests.faults.house import PATIENCE_S, Health, House, assert_refused, assert_transcribed, pieces
 from tests.faults.marks import row
 from tests.faults.raw_http2 import HalfCall
@@ -98,7 +98,7 @@ def test_the_end_after_sigterm_is_bounded_by_the_grace() -> None:
 def at_first_chunk(house: House, strike: Callable[[int], None]) -> None:
     """Does something to the one decoder that runs as soon as a chunk has come out of it."""
     service = house.service
-    assert isinstance(service, Reciter)
+    assert isinstance(service, Watched)
 
     def once(number: int) -> None:
         service.at_chunk = lambda number: None
