@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     stream_idle_timeout_s: float = Field(30.0, gt=0, le=3600)
     shutdown_grace_s: float = Field(30.0, ge=0, le=3600)
     server_reflection: bool = False
+    server_channelz: bool = False
 
     # Admission
     server_max_waiting: int = Field(64, ge=1, le=100_000)

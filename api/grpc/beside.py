@@ -1,4 +1,4 @@
-"""Health and reflection: answered beside the work, never behind it, and bounded whatever strangers make of them."""
+"""Health, reflection, channelz: beside the work, never behind it, and bounded whatever strangers make of them."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from grpc_channelz.v1 import channelz, channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
@@ -16,6 +17,7 @@ HEALTH_SERVICE = health.SERVICE_NAME
 PATIENCE_S = 3.0  # for a message of some bytes to come, or to be taken; until then it holds a thread
 HEALTH_WORKERS = 8
 REFLECTION_WORKERS = 2
+CHANNELZ_WORKERS = 2
 MAX_WATCHERS = 1000  # each holds some kilobytes for as long as it likes
 _Status = health_pb2.HealthCheckResponse
 
@@ -136,3 +138,31 @@ class Reflection:
         """Ends the threads."""
         self._pool.shutdown()
         self._patience.close()
+
+
+class Channelz:
+    """grpc.channelz: the server's connections, whose they are, and their figures. Needs no token.
+
+    Shows something only on a server made with the option "grpc.enable_channelz".
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(CHANNELZ_WORKERS, thread_name_prefix="channelz")
+
+    def add_to(self, server: grpc.Server) -> None:
+        """Answers on `server`."""
+        servicer: Any = channelz.ChannelzServicer()
+        for method in channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].methods:
+            setattr(servicer, method.name, self._on_own_threads(getattr(servicer, method.name)))
+        channelz_pb2_grpc.add_ChannelzServicer_to_server(servicer, server)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._pool.shutdown()
+
+    def _on_own_threads(self, answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        def call(request: Any, context: Any) -> Any:
+            return answer(request, context)
+
+        call.experimental_thread_pool = self._pool  # type: ignore[attr-defined]
+        return call

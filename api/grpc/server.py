@@ -7,7 +7,7 @@ from collections.abc import Callable
 import grpc
 
 from api.grpc.auth import TokenCheck
-from api.grpc.beside import Health, Reflection
+from api.grpc.beside import Channelz, Health, Reflection
 from api.grpc.gate import Gate
 from api.grpc.metrics import Metrics
 from api.grpc.pool import CountingPool
@@ -55,9 +55,13 @@ class TranscriptionServer:
         transcription_pb2_grpc.add_TranscriptionServiceServicer_to_server(service, self._server)
         self._health = Health(SERVICE_NAME)
         self._health.add_to(self._server)
-        self._reflection = Reflection(SERVICE_NAME) if settings.server_reflection else None
-        if self._reflection:
-            self._reflection.add_to(self._server)
+        self._on_request: list[Reflection | Channelz] = []
+        if settings.server_reflection:
+            self._on_request.append(Reflection(SERVICE_NAME))
+        if settings.server_channelz:
+            self._on_request.append(Channelz())
+        for extra in self._on_request:
+            extra.add_to(self._server)
         self._stop_metrics: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -105,8 +109,8 @@ class TranscriptionServer:
         self._service.stop()
         self._gate.close()
         self._health.close()
-        if self._reflection:
-            self._reflection.close()
+        for extra in self._on_request:
+            extra.close()
         self._stop_metrics()
 
     def _take_calls(self, is_open: bool) -> None:
@@ -149,4 +153,5 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),  # or a second server would silently share the port
         ("grpc.max_connection_age_ms", int(settings.connection_max_age_s * 1000)),
         ("grpc.max_connection_age_grace_ms", int(settings.connection_grace_s * 1000)),
+        ("grpc.enable_channelz", int(settings.server_channelz)),
     ]

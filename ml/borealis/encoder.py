@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import VoxtralForConditionalGeneration
 
 from ml.borealis.joining import join, join_biases
-from ml.borealis.products import Products, QuickestProducts
+from ml.borealis.products import Products, QuickestProducts, gelu_
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class CpuEncoder(nn.Module):
         """The encoder's output (1500, d) for `features` (128, 3000)."""
         x = features[None]
         for convolution in self._convolutions:
-            x = functional.gelu(convolution(x))  # (1, d, 3000), then (1, d, 1500)
+            x = gelu_(convolution(x))  # (1, d, 3000), then (1, d, 1500)
         x = x[0].t().contiguous() + self._positions
         for layer in self._layers:
             x += self._attend(layer, layer.attention_norm(x))

@@ -13,6 +13,12 @@ ROUNDS = 5  # of a race
 CLEARLY = 0.9  # of the time of torch's own way: what another must stay below to be taken
 
 
+def gelu_(x: torch.Tensor) -> torch.Tensor:
+    """GELU in the place of `x`: to fetch as much memory again from the system takes longer than the function itself."""
+    found: torch.Tensor = torch.ops.aten.gelu_(x)
+    return found
+
+
 class Products(Protocol):
     """One way to compute the products."""
 
@@ -35,7 +41,7 @@ class TorchProducts:
 
     def linear_gelu(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """See Products."""
-        return functional.gelu(functional.linear(x, weight, bias))
+        return gelu_(functional.linear(x, weight, bias))
 
     def attend(self, qkv: torch.Tensor, heads: int) -> torch.Tensor:
         """See Products."""

@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 SETTLING_S = 10  # the transport closes its connections in its own time
-POOLS = ("rpc", "refusal", "health", "reflection")  # their threads come as they are needed and are bounded by the pools
+# Their threads come as they are needed and are bounded by the pools.
+POOLS = ("rpc", "refusal", "health", "reflection", "channelz")
 
 
 def descriptors(pid: int | str = "self") -> Counter[str]:

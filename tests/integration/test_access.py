@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 import trustme
+from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -365,12 +366,19 @@ def test_reflection_answers_only_when_asked_for() -> None:
     assert SERVICE_NAME in services_listed(server_reflection=True)
 
 
-def test_channelz_is_not_served() -> None:
+def calls_counted(**values: object) -> int:
+    """How many calls the server has begun to answer, by channelz."""
     with (
-        running(server_reflection=True) as server,
+        running(**values) as server,
         grpc.insecure_channel(f"127.0.0.1:{server.port}", options=LOCAL) as channel,
     ):
-        call = channel.unary_unary("/grpc.channelz.v1.Channelz/GetServers")
-        with pytest.raises(grpc.RpcError) as refusal:
-            call(b"", timeout=PATIENCE_S)
+        stub = channelz_pb2_grpc.ChannelzStub(channel)
+        servers = stub.GetServers(channelz_pb2.GetServersRequest(), timeout=PATIENCE_S).server
+        return sum(server.data.calls_started for server in servers)
+
+
+def test_channelz_answers_only_when_asked_for() -> None:
+    with pytest.raises(grpc.RpcError) as refusal:
+        calls_counted(server_reflection=True)
     assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert calls_counted(server_channelz=True) >= 1

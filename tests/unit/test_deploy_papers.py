@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from api.grpc import heap
 from api.grpc.auth import TokenCheck
 from resources.config import PROJECT_ROOT, Settings
 from tests.unit.test_deploy import exposed_metrics, possible_outcomes
@@ -15,7 +16,8 @@ from tests.unit.test_papers import code_blocks, read
 OPERATIONS, SECURITY = PROJECT_ROOT / "docs" / "operations.md", PROJECT_ROOT / "SECURITY.md"
 PAPERS = (OPERATIONS, SECURITY)
 SETTINGS = {name.upper() for name in Settings.model_fields}
-NO_SETTINGS = {"HF_HOME", "TMPDIR", "DEVICE", "CPU_BASE", "CUDA_BASE"}  # variables, but not the service's
+# Variables, but not the service's.
+NO_SETTINGS = {"HF_HOME", "TMPDIR", "DEVICE", "CPU_BASE", "CUDA_BASE", *heap.SETTINGS}
 
 
 def in_backticks(paper: Path) -> list[str]:
