@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from ml.audio.decoding import AudioDecoder
 from ml.audio.splitting import Chunk
@@ -21,6 +22,8 @@ from ml.borealis.model import BorealisModel
 from ml.errors import DecodingCancelledError
 from ml.pipeline import Pipeline
 from ml.recognise import Recognise
+
+T = TypeVar("T")
 
 CHUNK_DURATION_S = 30.0  # the service's default
 
@@ -79,14 +82,14 @@ class Bench:
 
     def lengths(self) -> list[Line]:
         """Files of different lengths: as many at once as make an hour together, so that all find the engine as busy."""
-        runs: dict[float, list[Run]] = {length_s: [] for length_s in self.sizes.lengths_s}
         contender = Contender(self.engine, max(self.threads))
-        for _ in range(self.sizes.repeats):
-            for length_s, own in runs.items():
-                paths = self.recordings.clips(length_s, max(1, round(self.sizes.long_s / length_s)))
-                own.append(self._run(contender, paths, len(paths), f"{length_s:g} s"))
+
+        def run(length_s: float) -> Run:
+            paths = self.recordings.clips(length_s, max(1, round(self.sizes.long_s / length_s)))
+            return self._run(contender, paths, len(paths), f"{length_s:g} s")
+
         lines = []
-        for length_s, own in runs.items():
+        for length_s, own in _in_turns(self.sizes.lengths_s, self.sizes.repeats, run).items():
             name, clients = f"cost of a file of {length_s:g} s", len(own[0].answers.latencies_s)
             line = to_line(name, self.engine.name, contender.workers, clients, own)
             lines.append(with_floor(line, own))
@@ -100,10 +103,7 @@ class Bench:
         self, workload: str, paths: Sequence[Path], clients: int, contenders: Sequence[Contender], repeats: int
     ) -> list[Line]:
         """Each contender runs once a round; a line for each, with its ratio to the reference of as many workers."""
-        runs: dict[Contender, list[Run]] = {contender: [] for contender in contenders}
-        for _ in range(repeats):
-            for contender in contenders:
-                runs[contender].append(self._run(contender, paths, clients, workload))
+        runs = _in_turns(contenders, repeats, lambda contender: self._run(contender, paths, clients, workload))
         lines = []
         for contender, own in runs.items():
             line = with_floor(to_line(workload, contender.strategy.name, contender.workers, clients, own), own)
@@ -152,6 +152,15 @@ class Bench:
         file.join()
         line = to_line(workload, strategy.name, 2, 1, [Run(answers, usage, counted, Cost(), Cost())])
         return replace(line, idle_p50_s=statistics.median(alone.answers.latencies_s))
+
+
+def _in_turns(what: Sequence[T], rounds: int, run: Callable[[T], Run]) -> dict[T, list[Run]]:
+    """Runs each once a round, so that whatever else the machine does meets all of them."""
+    runs: dict[T, list[Run]] = {each: [] for each in what}
+    for _ in range(rounds):
+        for each, own in runs.items():
+            own.append(run(each))
+    return runs
 
 
 def _unspoken(recognise: Recognise) -> Recognise:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sizes:
-    """The workloads' sizes; `Sizes()` is the full benchmark: 15 minutes on two cores with the bundled model."""
+    """The workloads' sizes; `Sizes()` is the full benchmark: ten minutes on two cores with the bundled model."""
 
     clip_s: float = 10.0  # seconds in a short recording
     clips: int = 32  # short recordings sent at once

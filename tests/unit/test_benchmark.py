@@ -108,7 +108,7 @@ def test_tables_for_the_page_have_every_column_in_every_row(folder: Path) -> Non
         "a clip beside",
         "cost of an hour",
         "cost of a chunk",
-        "2 clips of 1",
+        "2 clips of 1 s, of the floor",
     ):
         assert f"| {name}" in aims
 
