@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from ml.benchmarks.figures import Line, Run, to_line
 from ml.benchmarks.floor import Cost
 from ml.benchmarks.load import Answers
 from ml.benchmarks.machine import Meter
+from ml.benchmarks.ports import free_port
 from ml.benchmarks.weights import ROOT
 from ml.borealis.engine import Engine
 from ml.borealis.model import BorealisModel
@@ -69,7 +69,7 @@ def _take_turns(
 @contextmanager
 def served(checkpoint: Path, model: BorealisModel, slots: int) -> Iterator[str]:
     """Runs start.py with the model on a free port; yields its address at once."""
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     host, port = address.split(":")
     flags = ["--host", host, "--port", port, "--model", str(checkpoint), "--device", str(model.device)]
     settings = {
@@ -112,10 +112,3 @@ def caller(address: str, *flags: str) -> Iterator[Callable[[Path], dict[str, flo
         requests.close()
         client.wait(STOP_TIMEOUT_S)
         answers.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

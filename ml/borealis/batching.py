@@ -19,8 +19,8 @@ from ml.borealis.staging import Staged, make_stager
 from ml.errors import EngineStoppedError, RecognitionError
 from ml.transcript import Unfinished
 
-# Decode steps between two groups on a device that cannot do both at once, so that those seated keep moving. With few
-# steps the slots fill up, which makes a step cheap for each.
+# Decode steps before a group of newcomers on a device that cannot do both at once, so that those seated keep moving.
+# With few steps the slots fill up, which makes a step cheap for each.
 STEPS_BETWEEN_GROUPS = {"cpu": 4, "cuda": 0}
 LONGER = 8  # times as many, while a recording's last chunks are inside and the others that wait are in no hurry
 
@@ -148,12 +148,14 @@ class Batcher:
         return min(in_a_hurry, self.group, self._slots.free)
 
     def _steps_wanted(self, waiting: AbstractSet[Hashable]) -> int:
-        """Steps before the next group: more while it is only for recordings that have chunks inside already.
+        """Steps before the next group: none while all who are inside have more to encode, for no text is late by it.
 
-        They would keep one waiting whose last chunks are inside: a clip beside a long file.
+        Many while a group would only keep one waiting whose last chunks are inside: a clip beside a long file.
         """
         inside = {job.owner for job in self._inside}
-        return self._pause * (LONGER if waiting <= inside and not inside <= waiting else 1)
+        if not waiting <= inside:
+            return self._pause
+        return 0 if waiting == inside else self._pause * LONGER
 
     def let_in(self, jobs: list[Job]) -> None:
         """Starts encoding `jobs`, at most `room`."""

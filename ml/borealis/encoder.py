@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,8 +31,8 @@ class CpuEncoder(nn.Module):
 
     One chunk gets all of torch's threads. Several share them: each is computed beside the others on its part, which
     takes less time than one after the other on all, because threads that have nothing in common never wait for each
-    other. Holds no weights of its own but the biases of its fused products. For one caller at a time: the number of
-    threads that MKL uses is the whole process's.
+    other. Holds no weights of its own but the biases of its fused products, and as many idle threads as torch had when
+    it was made. For one caller at a time: the number of threads that MKL uses is the whole process's.
     """
 
     def __init__(self, network: VoxtralForConditionalGeneration, products: Products) -> None:
@@ -39,6 +40,8 @@ class CpuEncoder(nn.Module):
         super().__init__()
         tower, adapter = network.model.audio_tower, network.model.multi_modal_projector
         self.products = products
+        # Kept from group to group: what MKL, oneDNN and the heap hold for a thread is lost with it.
+        self._lanes = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="encoder-lane")
         self._heads: int = network.config.audio_config.num_attention_heads
         self._convolutions: list[nn.Conv1d] = [tower.conv1, tower.conv2]
         self._positions: torch.Tensor = tower.embed_positions.weight  # (1500, d)
@@ -53,10 +56,14 @@ class CpuEncoder(nn.Module):
         threads = torch.get_num_threads()
         each = max(1, threads // len(features))
         try:
-            with ThreadPoolExecutor(threads // each, initializer=torch.set_num_threads, initargs=(each,)) as lanes:
-                return torch.stack(list(lanes.map(self._embed, features)))
+            return torch.stack(list(self._lanes.map(partial(self._embed_on, each), features)))
         finally:
             torch.set_num_threads(threads)
+
+    def _embed_on(self, threads: int, features: torch.Tensor) -> torch.Tensor:
+        """The same as _embed, by `threads` threads; for a lane."""
+        torch.set_num_threads(threads)
+        return self._embed(features)
 
     @torch.inference_mode()
     def _embed(self, features: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from api.grpc.server import SERVICE_NAME, TranscriptionServer
+from ml.benchmarks.ports import free_port
 from ml.errors import ModelFormatError
 from resources.config import PROJECT_ROOT
 from services.transcription.implementations import BorealisTranscriptionService
@@ -30,7 +31,6 @@ from tests.faults.raw_http2 import HalfCall
 from tests.faults.served import served
 from tests.integration.processes import run
 from tests.model.builders import build_hand_made, save_upstream
-from tests.ports import free_port
 from tests.unit import media
 
 MIB = 1024**2

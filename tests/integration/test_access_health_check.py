@@ -6,9 +6,9 @@ import sys
 import threading
 
 from api.grpc.server import TranscriptionServer
+from ml.benchmarks.ports import free_port
 from resources.config import PROJECT_ROOT
 from tests.conftest import SlowToStart, settings_for_tests
-from tests.ports import free_port
 from tests.unit.test_deploy import health_check
 
 

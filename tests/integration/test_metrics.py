@@ -18,12 +18,12 @@ from api.grpc.metrics import LATENCY_BUCKETS_S
 from api.grpc.server import PortTakenError, TranscriptionServer
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from ml.audio.splitting import Chunk
+from ml.benchmarks.ports import free_port
 from ml.errors import DecodingCancelledError
 from resources.config import PROJECT_ROOT, Settings
 from tests.conftest import FakeService, Serve, settings_for_tests
 from tests.integration.processes import run
 from tests.integration.test_calls import pieces, wav
-from tests.ports import free_port
 
 PATIENCE_S = 20
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from ml.benchmarks.ports import free_port
 from resources.config import PROJECT_ROOT
 from tests.conftest import TINY_MODEL
 from tests.integration.processes import Health, run, started, wait_for
-from tests.ports import free_port
 
 LOCAL = {"SERVER_HOST": "127.0.0.1", "MODEL_DEVICE": "cpu", "MODEL_NAME": str(TINY_MODEL)}
 

@@ -1,5 +1,6 @@
 """The encoder for the CPU computes what transformers' own computes, by whichever products are quickest."""
 
+import gc
 import threading
 import time
 
@@ -49,11 +50,23 @@ def test_a_chunk_that_fails_beside_others_fails_the_group_and_leaves_the_threads
     assert encoder(features).isfinite().all()
 
 
-def test_encoding_leaves_no_thread_behind(model: BorealisModel) -> None:
-    encoder, features = CpuEncoder(model.network, TorchProducts()), model.features(SOUNDS[:2])
-    before = threading.active_count()
+def lanes() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("encoder-lane")}
+
+
+def test_groups_are_computed_by_the_same_threads_which_go_with_the_encoder(model: BorealisModel) -> None:
+    others, features = lanes(), model.features(SOUNDS[:2])
+    encoder = CpuEncoder(model.network, TorchProducts())
     encoder(features)
-    assert threading.active_count() == before
+    own = lanes() - others
+    encoder(features)
+    assert 1 <= len(own) <= torch.get_num_threads()
+    assert lanes() - others == own
+    del encoder
+    gc.collect()
+    for thread in own:
+        thread.join(PATIENCE_S)
+    assert not lanes() & own
 
 
 def test_transformers_own_encoder_still_answers_the_same_after_its_weights_were_joined(converted: Checkpoint) -> None:

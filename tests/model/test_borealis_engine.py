@@ -78,12 +78,21 @@ def steps_between_encodings(fake: FakeModel) -> list[int]:
     return [len(steps) for steps in "".join(stage[0] for stage in stages).split("ep")]
 
 
-def test_those_seated_keep_moving_while_many_wait_on_the_cpu(fake: FakeModel) -> None:
+def test_those_seated_keep_moving_while_newcomers_wait_on_the_cpu(fake: FakeModel) -> None:
+    with busy_engine(fake, slots=8) as engine:
+        futures = [engine.submit(chunk(number, 39), owner=number) for number in range(1, 5)]
+        fake.gate.set()
+        assert texts_of(futures) == [text(number, 39) for number in range(1, 5)]
+    assert steps_between_encodings(fake) == [0, 1, 4, 4, 4, 39]
+
+
+def test_recordings_that_have_more_to_encode_fill_the_slots_first_on_the_cpu(fake: FakeModel) -> None:
     with busy_engine(fake, slots=8) as engine:
         futures = [engine.submit(chunk(number, 39), owner=number % 2) for number in range(1, 7)]
         fake.gate.set()
         assert texts_of(futures) == [text(number, 39) for number in range(1, 7)]
-    assert steps_between_encodings(fake) == [0, 1, 4, 4, 4, 4, 32, 39]
+    # Two newcomers; three of whom nobody is late for; the last, which keeps waiting who has no more to encode.
+    assert steps_between_encodings(fake) == [0, 1, 4, 1, 1, 1, 32, 39]
 
 
 def test_a_clip_is_not_kept_waiting_by_a_file_that_has_chunks_inside_already(fake: FakeModel) -> None:
@@ -93,7 +102,7 @@ def test_a_clip_is_not_kept_waiting_by_a_file_that_has_chunks_inside_already(fak
         fake.gate.set()
         assert texts_of(futures) == [*(text(number, 39) for number in range(1, 5)), text(20, 20)]
     assert fake.asked("encode") == [[0], [1], [20], [2], [3], [4]]
-    assert steps_between_encodings(fake)[:5] == [0, 1, 4, 20, 4]  # the clip, once inside, is finished first
+    assert steps_between_encodings(fake)[:5] == [0, 1, 4, 20, 1]  # the clip, once inside, is finished first
 
 
 def test_a_newcomer_is_encoded_without_the_chunks_of_a_file_that_has_some_inside(
