@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from services.transcription.base_service import TranscriptionServiceBase
 from services.transcription.implementations import BorealisTranscriptionService
 from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from services.transcription.interface import ITranscriptionService
+from tests.faults.belongings import assert_settles
 
 # A shell starts background jobs with Ctrl+C ignored, and every process started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -121,8 +121,8 @@ def _await_sole_model() -> None:
     """Replicas that another test has left may answer beside the new ones for a while."""
     from ml.cluster import serving
 
-    while len({pulse.version for pulse in serving.pulses(serving.handle())}) != 1:
-        time.sleep(0.1)
+    replicas = serving.handle()
+    assert_settles(lambda: len({pulse.version for pulse in serving.pulses(replicas)}), wanted=1, patience_s=300)
 
 
 @contextmanager

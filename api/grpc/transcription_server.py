@@ -18,9 +18,9 @@ import time
 from types import FrameType
 from typing import NoReturn
 
-from api.grpc.heap import settle_heap
 from api.grpc.server import PortTakenError, TranscriptionServer
 from ml.errors import SpeechError
+from ml.heap import settle_heap
 from resources.config import ConfigurationError, Settings, load_settings
 from resources.logs import configure_logging
 from services.transcription.implementations import *  # noqa: F403 - whatever __all__ lists can be named below

@@ -13,6 +13,7 @@ from ray import serve
 
 from ml.cluster.pulse import Answer, Pulse
 from ml.errors import EngineStoppedError, RecognitionError
+from ml.heap import settle_heap
 from ml.recognise import Waveform
 
 FULL_SCALE = 32768  # of 16-bit samples: what the decoder gives comes back exactly
@@ -56,6 +57,7 @@ class Replica:
 
     def __init__(self, recipe: Recipe) -> None:
         """Makes the engine, which may take minutes. Raises what that raises: Serve then makes another attempt."""
+        settle_heap()
         self._recipe = recipe
         self._engine = recipe.make_engine()
 

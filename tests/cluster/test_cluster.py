@@ -102,7 +102,8 @@ def front(cluster: Any) -> Iterator[Served]:
     """A front over two replicas, one on each worker."""
     with serving(cluster) as served:
         wait_until(lambda: served.watch.ready == 2)
-        wait_until(lambda: served.ask(12).success and min(done().values()) > 0)  # whoever sends hears of them later
+        # Whoever sends hears of them later.
+        wait_until(lambda: served.ask(12).success and min(done().values(), default=0) > 0)
         yield served
 
 
@@ -112,8 +113,8 @@ def replicas() -> list[Pulse]:
 
 
 def done() -> Counter[str]:
-    """How many chunks, and seams between them, each replica has answered."""
-    return Counter({pulse.replica: int(pulse.figures["engine_chunks"]) for pulse in replicas()})
+    """How many chunks, and seams between them, each node's replica has answered."""
+    return Counter({pulse.node: int(pulse.figures["engine_chunks"]) for pulse in replicas()})
 
 
 class Load:

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from api.grpc.heap import SETTINGS
+from ml.heap import SETTINGS
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's own")
 
 ALLOCATING = """
 import ctypes, sys, threading
-from api.grpc import heap
+from ml import heap
 if "shared" in sys.argv:
     heap.settle_heap()
 libc, all_there = ctypes.CDLL(None), threading.Barrier(8)
@@ -55,7 +55,7 @@ def test_memory_once_freed_is_not_fetched_from_the_system_again() -> None:
     code = """
 import resource, sys
 import numpy as np
-from api.grpc.heap import settle_heap
+from ml.heap import settle_heap
 if "settled" in sys.argv:
     settle_heap()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
