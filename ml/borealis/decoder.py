@@ -119,6 +119,15 @@ class SlotDecoder:
         self.positions[:active] += 1
         return tokens
 
+    @torch.inference_mode()
+    def move(self, row: int, to: int) -> None:
+        """The chunk in the slot `row` goes on in the slot `to`."""
+        for cache in (self.keys, self.values):
+            cache[:, to] = cache[:, row]
+        for state in (self.tokens, self.positions):
+            state[to] = state[row]
+        self.picker.move(row, to)
+
     def _forget(self, rows: torch.Tensor) -> None:
         """Clears what was decoded in the slots `rows` (b,): a key not yet reached is masked, but NaN times 0 is NaN."""
         for cache in (self.keys, self.values):

@@ -31,6 +31,10 @@ class GraphedDecoder:
         """See SlotDecoder; not captured, its shapes follow the group's size."""
         return self._decoder.prefill(rows, audio, seeds)
 
+    def move(self, row: int, to: int) -> None:
+        """See SlotDecoder; between two replays, on their stream."""
+        self._decoder.move(row, to)
+
     def step(self, active: int, length: int) -> torch.Tensor:
         """See SlotDecoder; not replayed while single slots are sampled.
 

@@ -40,6 +40,13 @@ class TokenPicker:
             drawn = torch.rand(self._options.max_new_tokens, generator=generator)
             self._uniform[row].copy_(drawn)
 
+    def move(self, row: int, to: int) -> None:
+        """The chunk in the slot `row` goes on in the slot `to`."""
+        self._uniform[to] = self._uniform[row]
+        self._sampled[to] = self._sampled[row]
+        self._sampled[row] = False
+        self._seeded[to], self._seeded[row] = self._seeded[row], False
+
     def pick(self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """The next tokens (n,) for `logits` (n, V) of the slots `rows` (n,) that have `counts` (n,) tokens so far."""
         if self._options.do_sample:

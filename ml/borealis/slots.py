@@ -10,6 +10,8 @@ from ml.borealis.readback import Readback
 
 T = TypeVar("T")
 
+SPARSE = 2  # times as many rows as chunks in a step: then the chunks move together
+
 
 class Decoder(Protocol):
     """What the slots need of a decoder; SlotDecoder is one."""
@@ -21,6 +23,9 @@ class Decoder(Protocol):
 
     def step(self, active: int, length: int) -> torch.Tensor:
         """One token more for each of the first `active` rows."""
+
+    def move(self, row: int, to: int) -> None:
+        """Has who sits in `row` go on in `to`."""
 
 
 @dataclass(eq=False)
@@ -68,6 +73,7 @@ class Slots(Generic[T]):
 
     def step(self) -> None:
         """Starts decoding one token more for everybody seated."""
+        self._close_ranks()
         seats = self.occupied
         tokens = self._decoder.step(seats[-1].row + 1, 1 + max(seat.position for seat in seats))
         for seat in seats:
@@ -97,6 +103,18 @@ class Slots(Generic[T]):
         for seat in seats:
             self.leave(seat)
         return [seat.owner for seat in seats]
+
+    def _close_ranks(self) -> None:
+        """Moves the hindmost to the front once most rows of a step would be nobody's: a step costs by its rows."""
+        seats = self.occupied
+        if not seats or seats[-1].row < SPARSE * len(seats):
+            return
+        for to, seat in zip([row for row, taken in enumerate(self._seats) if not taken], reversed(seats), strict=False):
+            if to > seat.row:
+                return
+            self._decoder.move(seat.row, to)
+            self._seats[seat.row], self._seats[to] = None, seat
+            seat.row = to
 
     def _take_token(self, seat: Seat[T], token: int) -> bool:
         """Adds `token` to the seat's; whether it was the last."""

@@ -100,7 +100,7 @@ def step_to_the_end(
 
 
 def come_and_go(decoder: Decoder, alone: Alone, dice: random.Random, slots: int) -> None:
-    """Seats chunks in groups of any size in any rows, steps them, takes some away early, and checks every token."""
+    """Seats chunks in groups of any size in any rows, steps and moves them, takes some away; checks every token."""
     to_come = dice.sample(range(CHUNKS), CHUNKS)
     chunk_in: dict[int, int] = {}  # row: chunk
     said: dict[int, list[int]] = {}
@@ -113,6 +113,10 @@ def come_and_go(decoder: Decoder, alone: Alone, dice: random.Random, slots: int)
             del to_come[:group]
             chunk_in |= seated
             said |= prefill(decoder, alone, seated)
+        elif free and chunk_in and dice.random() < 0.1:
+            row, to = dice.choice(list(chunk_in)), dice.choice(free)
+            decoder.move(row, to)
+            chunk_in[to], said[to] = chunk_in.pop(row), said.pop(row)
         elif chunk_in:
             furthest = decoder.prefill_length + max(len(said[row]) for row in chunk_in)
             longer = dice.choice([0, 0, 5, 1000])  # a bucket may be longer than anybody needs

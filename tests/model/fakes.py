@@ -47,6 +47,9 @@ class FakeDecoder:
             self._left[row] = [number * FACTOR + place for place in range(length)] + [END]
         return torch.tensor([self._left[row].pop(0) for row in rows])
 
+    def move(self, row: int, to: int) -> None:
+        self._left[to], self._left[row] = self._left[row], []
+
     def step(self, active: int, length: int) -> torch.Tensor:
         numbers = [left[0] // FACTOR if left != [END] else END for left in self._left[:active] if left]
         try:

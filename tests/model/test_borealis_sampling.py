@@ -100,6 +100,20 @@ def test_another_seed_of_the_options_gives_other_draws() -> None:
     assert len({tuple(first(seed)) for seed in range(5)}) == 5
 
 
+def test_who_moves_to_another_slot_takes_his_numbers_along() -> None:
+    picker = TokenPicker(replace(SAMPLING, do_sample=False), 3, CPU)
+    picker.seat([0, 2], [None, 7])
+    expected = draws(picker, 2)
+    picker.move(2, 1)
+    assert draws(picker, 1) == expected
+    picker.move(1, 0)
+    assert draws(picker, 0) == expected
+    picker.seat([0, 1, 2], [None] * 3)
+    assert not picker.is_mixed
+    picker.seat([1], [8])
+    assert len(set(draws(picker, 0))) == len(set(draws(picker, 2))) == 1  # greedy, whoever sat there before
+
+
 def test_drawing_leaves_torch_s_own_generator_alone() -> None:
     before = torch.get_rng_state()
     picker = TokenPicker(SAMPLING, 1, CPU)

@@ -27,6 +27,9 @@ class ScriptedDecoder:
         self._rows |= {row: list(self._texts[seed]) for row, seed in zip(rows, seeds, strict=True)}
         return torch.tensor([self._say(row) for row in rows])
 
+    def move(self, row: int, to: int) -> None:
+        self._rows[to] = self._rows.pop(row)
+
     def step(self, active: int, length: int) -> torch.Tensor:
         self.steps.append((active, length))
         return torch.tensor([self._say(row) for row in range(active)])
@@ -77,6 +80,31 @@ def test_a_step_covers_the_highest_slot_and_the_furthest_position() -> None:
     slots.leave(slots.occupied[1])
     run(slots, 1)
     assert decoder.steps == [(1, 101), (1, 102), (3, 103), (3, 104), (1, 105)]
+
+
+def test_those_left_over_move_together_once_most_rows_are_empty() -> None:
+    texts = {owner: [1, END] for owner in "abcdef"} | {"g": [1, 2, 3, 4, 5, END], "h": [6] * 9}
+    decoder = ScriptedDecoder(**texts, i=[7] * 9)
+    slots: Slots[str] = Slots(decoder, HostReadback(), 10, END, 9)
+    slots.seat("abcdefgh", torch.zeros(8, 1, 1), range(8))
+    assert names(run(slots, 1)) == "abcdef"
+    run(slots, 1)
+    assert names(slots.occupied) == "hg"
+    seat_of_g = slots.occupied[1]
+    slots.seat("i", AUDIO[:1], [8])
+    assert [(seat.owner, seat.tokens) for seat in run(slots, 20)] == [
+        ("g", [1, 2, 3, 4, 5]), ("h", [6] * 9), ("i", [7] * 9),
+    ]  # fmt: skip
+    assert seat_of_g.ended
+    assert [active for active, _ in decoder.steps] == [8, 2, *[3] * 6, 1, 1]
+
+
+def test_tokens_under_way_reach_who_has_moved_meanwhile() -> None:
+    decoder = ScriptedDecoder(a=[1, END], b=[2, END], c=[3, 4, 5, 6, 7, 8, 9, END])
+    slots: Slots[str] = Slots(decoder, LateReadback(), 3, END, 10)
+    seat(slots, "a", "b", "c")
+    assert {seat.owner: seat.tokens for seat in run(slots, 12)} == {"a": [1], "b": [2], "c": [3, 4, 5, 6, 7, 8, 9]}
+    assert (3, 104) in decoder.steps and (1, 105) in decoder.steps
 
 
 def test_those_who_end_together_leave_together_with_their_tokens() -> None:
