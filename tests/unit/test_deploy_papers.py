@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from api.grpc import heap
 from api.grpc.auth import TokenCheck
+from ml import heap
 from resources.config import PROJECT_ROOT, Settings
 from tests.unit.test_deploy import exposed_metrics, possible_outcomes
 from tests.unit.test_papers import code_blocks, read
