@@ -141,18 +141,18 @@ class Batcher:
 
     def room(self, waiting: AbstractSet[Hashable]) -> int:
         """How many chunks may be let in now, if those that wait are of the recordings `waiting`."""
-        if self._staged or (self._slots.occupied and self._steps < self._steps_wanted(waiting)):
+        inside = {job.owner for job in self._inside}
+        if self._staged or (self._slots.occupied and self._steps < self._steps_wanted(waiting, inside)):
             return 0
-        newcomers = waiting - {job.owner for job in self._inside}
+        newcomers = waiting - inside
         in_a_hurry = len(newcomers) if newcomers and newcomers != waiting else self.group  # these go without the others
         return min(in_a_hurry, self.group, self._slots.free)
 
-    def _steps_wanted(self, waiting: AbstractSet[Hashable]) -> int:
+    def _steps_wanted(self, waiting: AbstractSet[Hashable], inside: AbstractSet[Hashable]) -> int:
         """Steps before the next group: none while all who are inside have more to encode, for no text is late by it.
 
         Many while a group would only keep one waiting whose last chunks are inside: a clip beside a long file.
         """
-        inside = {job.owner for job in self._inside}
         if not waiting <= inside:
             return self._pause
         return 0 if waiting == inside else self._pause * LONGER

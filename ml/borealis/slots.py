@@ -107,11 +107,12 @@ class Slots(Generic[T]):
     def _close_ranks(self) -> None:
         """Moves the hindmost to the front once most rows of a step would be nobody's: a step costs by its rows."""
         seats = self.occupied
-        if not seats or seats[-1].row < SPARSE * len(seats):
+        count = len(seats)
+        if seats[-1].row < SPARSE * count:
             return
-        for to, seat in zip([row for row, taken in enumerate(self._seats) if not taken], reversed(seats), strict=False):
-            if to > seat.row:
-                return
+        vacant = [row for row in range(count) if not self._seats[row]]
+        outside = [seat for seat in reversed(seats) if seat.row >= count]  # as many as vacant
+        for to, seat in zip(vacant, outside, strict=True):
             self._decoder.move(seat.row, to)
             self._seats[seat.row], self._seats[to] = None, seat
             seat.row = to
