@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n generated/v1/transcription.proto\x12\x10transcription.v1\"Y\n\x0c\x41udioRequest\x12\x12\n\naudio_data\x18\x01 \x01(\x0c\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x13\n\x0bsample_rate\x18\x04 \x01(\x05\"W\n\nAudioChunk\x12\x12\n\nchunk_data\x18\x01 \x01(\x0c\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x13\n\x0bsample_rate\x18\x04 \x01(\x05\"\xd7\x02\n\x15TranscriptionResponse\x12\x12\n\ntranscript\x18\x01 \x01(\t\x12\x0f\n\x07success\x18\x02 \x01(\x08\x12\x15\n\rerror_message\x18\x03 \x01(\t\x12\x17\n\x0fprocessing_time\x18\x04 \x01(\x01\x12\x16\n\x0e\x61udio_duration\x18\x05 \x01(\x01\x12\x33\n\x05stats\x18\x06 \x01(\x0b\x32$.transcription.v1.TranscriptionStats\x12+\n\x08segments\x18\x07 \x03(\x0b\x32\x19.transcription.v1.Segment\x12\x31\n\x0bstage_times\x18\x08 \x01(\x0b\x32\x1c.transcription.v1.StageTimes\x12\x12\n\nmodel_name\x18\t \x01(\t\x12\x16\n\x0emodel_revision\x18\n \x01(\t\x12\x10\n\x08warnings\x18\x0b \x03(\t\"h\n\x07Segment\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x02 \x01(\x01\x12\x0c\n\x04text\x18\x03 \x01(\t\x12/\n\x06status\x18\x04 \x01(\x0e\x32\x1f.transcription.v1.SegmentStatus\"D\n\nStageTimes\x12\x10\n\x08\x64\x65\x63ode_s\x18\x01 \x01(\x01\x12\x0f\n\x07split_s\x18\x02 \x01(\x01\x12\x13\n\x0brecognise_s\x18\x03 \x01(\x01\"\xba\x01\n\x13TranscriptionUpdate\x12,\n\x07segment\x18\x01 \x01(\x0b\x32\x19.transcription.v1.SegmentH\x00\x12.\n\x08progress\x18\x02 \x01(\x0b\x32\x1a.transcription.v1.ProgressH\x00\x12;\n\x08response\x18\x03 \x01(\x0b\x32\'.transcription.v1.TranscriptionResponseH\x00\x42\x08\n\x06update\"-\n\x08Progress\x12\x11\n\tdecoded_s\x18\x01 \x01(\x01\x12\x0e\n\x06\x64one_s\x18\x02 \x01(\x01\"R\n\x12TranscriptionStats\x12\x12\n\nword_count\x18\x01 \x01(\x05\x12\x12\n\nchar_count\x18\x02 \x01(\x05\x12\x14\n\x0cspeed_factor\x18\x03 \x01(\x01*g\n\rSegmentStatus\x12\x1e\n\x1aSEGMENT_STATUS_UNSPECIFIED\x10\x00\x12\x0f\n\x0bTRANSCRIBED\x10\x01\x12\x0b\n\x07SILENCE\x10\x02\x12\x0b\n\x07RETRIED\x10\x03\x12\x0b\n\x07\x46LAGGED\x10\x04\x32\xbb\x02\n\x14TranscriptionService\x12Z\n\x0fTranscribeAudio\x12\x1e.transcription.v1.AudioRequest\x1a\'.transcription.v1.TranscriptionResponse\x12`\n\x15TranscribeAudioStream\x12\x1c.transcription.v1.AudioChunk\x1a\'.transcription.v1.TranscriptionResponse(\x01\x12\x65\n\x1aTranscribeAudioIncremental\x12\x1c.transcription.v1.AudioChunk\x1a%.transcription.v1.TranscriptionUpdate(\x01\x30\x01\x42+\n\x11\x61i.agora.proto.v1B\x14TranscriptionProtoV1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n generated/v1/transcription.proto\x12\x10transcription.v1\"\x92\x01\n\x0c\x41udioRequest\x12\x12\n\naudio_data\x18\x01 \x01(\x0c\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x13\n\x0bsample_rate\x18\x04 \x01(\x05\x12\x37\n\x07options\x18\x05 \x01(\x0b\x32&.transcription.v1.TranscriptionOptions\"\x81\x01\n\x14TranscriptionOptions\x12\x33\n\x0c\x63hannel_mode\x18\x01 \x01(\x0e\x32\x1d.transcription.v1.ChannelMode\x12\x12\n\nword_times\x18\x02 \x01(\x08\x12\x10\n\x08language\x18\x03 \x01(\t\x12\x0e\n\x06prompt\x18\x04 \x01(\t\"\x90\x01\n\nAudioChunk\x12\x12\n\nchunk_data\x18\x01 \x01(\x0c\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x13\n\x0bsample_rate\x18\x04 \x01(\x05\x12\x37\n\x07options\x18\x05 \x01(\x0b\x32&.transcription.v1.TranscriptionOptions\"\xd7\x02\n\x15TranscriptionResponse\x12\x12\n\ntranscript\x18\x01 \x01(\t\x12\x0f\n\x07success\x18\x02 \x01(\x08\x12\x15\n\rerror_message\x18\x03 \x01(\t\x12\x17\n\x0fprocessing_time\x18\x04 \x01(\x01\x12\x16\n\x0e\x61udio_duration\x18\x05 \x01(\x01\x12\x33\n\x05stats\x18\x06 \x01(\x0b\x32$.transcription.v1.TranscriptionStats\x12+\n\x08segments\x18\x07 \x03(\x0b\x32\x19.transcription.v1.Segment\x12\x31\n\x0bstage_times\x18\x08 \x01(\x0b\x32\x1c.transcription.v1.StageTimes\x12\x12\n\nmodel_name\x18\t \x01(\t\x12\x16\n\x0emodel_revision\x18\n \x01(\t\x12\x10\n\x08warnings\x18\x0b \x03(\t\"\xc8\x01\n\x07Segment\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x02 \x01(\x01\x12\x0c\n\x04text\x18\x03 \x01(\t\x12/\n\x06status\x18\x04 \x01(\x0e\x32\x1f.transcription.v1.SegmentStatus\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\x05\x12\x17\n\nconfidence\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12%\n\x05words\x18\x07 \x03(\x0b\x32\x16.transcription.v1.WordB\r\n\x0b_confidence\"r\n\x04Word\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07start_s\x18\x02 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x03 \x01(\x01\x12\x17\n\nconfidence\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cis_estimated\x18\x05 \x01(\x08\x42\r\n\x0b_confidence\"D\n\nStageTimes\x12\x10\n\x08\x64\x65\x63ode_s\x18\x01 \x01(\x01\x12\x0f\n\x07split_s\x18\x02 \x01(\x01\x12\x13\n\x0brecognise_s\x18\x03 \x01(\x01\"\xba\x01\n\x13TranscriptionUpdate\x12,\n\x07segment\x18\x01 \x01(\x0b\x32\x19.transcription.v1.SegmentH\x00\x12.\n\x08progress\x18\x02 \x01(\x0b\x32\x1a.transcription.v1.ProgressH\x00\x12;\n\x08response\x18\x03 \x01(\x0b\x32\'.transcription.v1.TranscriptionResponseH\x00\x42\x08\n\x06update\"-\n\x08Progress\x12\x11\n\tdecoded_s\x18\x01 \x01(\x01\x12\x0e\n\x06\x64one_s\x18\x02 \x01(\x01\"R\n\x12TranscriptionStats\x12\x12\n\nword_count\x18\x01 \x01(\x05\x12\x12\n\nchar_count\x18\x02 \x01(\x05\x12\x14\n\x0cspeed_factor\x18\x03 \x01(\x01*$\n\x0b\x43hannelMode\x12\x07\n\x03MIX\x10\x00\x12\x0c\n\x08SEPARATE\x10\x01*g\n\rSegmentStatus\x12\x1e\n\x1aSEGMENT_STATUS_UNSPECIFIED\x10\x00\x12\x0f\n\x0bTRANSCRIBED\x10\x01\x12\x0b\n\x07SILENCE\x10\x02\x12\x0b\n\x07RETRIED\x10\x03\x12\x0b\n\x07\x46LAGGED\x10\x04\x32\xbb\x02\n\x14TranscriptionService\x12Z\n\x0fTranscribeAudio\x12\x1e.transcription.v1.AudioRequest\x1a\'.transcription.v1.TranscriptionResponse\x12`\n\x15TranscribeAudioStream\x12\x1c.transcription.v1.AudioChunk\x1a\'.transcription.v1.TranscriptionResponse(\x01\x12\x65\n\x1aTranscribeAudioIncremental\x12\x1c.transcription.v1.AudioChunk\x1a%.transcription.v1.TranscriptionUpdate(\x01\x30\x01\x42+\n\x11\x61i.agora.proto.v1B\x14TranscriptionProtoV1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,24 +32,30 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'generated.v1.transcription_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\021ai.agora.proto.v1B\024TranscriptionProtoV1P\001'
-  _globals['_SEGMENTSTATUS']._serialized_start=1076
-  _globals['_SEGMENTSTATUS']._serialized_end=1179
-  _globals['_AUDIOREQUEST']._serialized_start=54
-  _globals['_AUDIOREQUEST']._serialized_end=143
-  _globals['_AUDIOCHUNK']._serialized_start=145
-  _globals['_AUDIOCHUNK']._serialized_end=232
-  _globals['_TRANSCRIPTIONRESPONSE']._serialized_start=235
-  _globals['_TRANSCRIPTIONRESPONSE']._serialized_end=578
-  _globals['_SEGMENT']._serialized_start=580
-  _globals['_SEGMENT']._serialized_end=684
-  _globals['_STAGETIMES']._serialized_start=686
-  _globals['_STAGETIMES']._serialized_end=754
-  _globals['_TRANSCRIPTIONUPDATE']._serialized_start=757
-  _globals['_TRANSCRIPTIONUPDATE']._serialized_end=943
-  _globals['_PROGRESS']._serialized_start=945
-  _globals['_PROGRESS']._serialized_end=990
-  _globals['_TRANSCRIPTIONSTATS']._serialized_start=992
-  _globals['_TRANSCRIPTIONSTATS']._serialized_end=1074
-  _globals['_TRANSCRIPTIONSERVICE']._serialized_start=1182
-  _globals['_TRANSCRIPTIONSERVICE']._serialized_end=1497
+  _globals['_CHANNELMODE']._serialized_start=1537
+  _globals['_CHANNELMODE']._serialized_end=1573
+  _globals['_SEGMENTSTATUS']._serialized_start=1575
+  _globals['_SEGMENTSTATUS']._serialized_end=1678
+  _globals['_AUDIOREQUEST']._serialized_start=55
+  _globals['_AUDIOREQUEST']._serialized_end=201
+  _globals['_TRANSCRIPTIONOPTIONS']._serialized_start=204
+  _globals['_TRANSCRIPTIONOPTIONS']._serialized_end=333
+  _globals['_AUDIOCHUNK']._serialized_start=336
+  _globals['_AUDIOCHUNK']._serialized_end=480
+  _globals['_TRANSCRIPTIONRESPONSE']._serialized_start=483
+  _globals['_TRANSCRIPTIONRESPONSE']._serialized_end=826
+  _globals['_SEGMENT']._serialized_start=829
+  _globals['_SEGMENT']._serialized_end=1029
+  _globals['_WORD']._serialized_start=1031
+  _globals['_WORD']._serialized_end=1145
+  _globals['_STAGETIMES']._serialized_start=1147
+  _globals['_STAGETIMES']._serialized_end=1215
+  _globals['_TRANSCRIPTIONUPDATE']._serialized_start=1218
+  _globals['_TRANSCRIPTIONUPDATE']._serialized_end=1404
+  _globals['_PROGRESS']._serialized_start=1406
+  _globals['_PROGRESS']._serialized_end=1451
+  _globals['_TRANSCRIPTIONSTATS']._serialized_start=1453
+  _globals['_TRANSCRIPTIONSTATS']._serialized_end=1535
+  _globals['_TRANSCRIPTIONSERVICE']._serialized_start=1681
+  _globals['_TRANSCRIPTIONSERVICE']._serialized_end=1996
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,11 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ChannelMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MIX: _ClassVar[ChannelMode]
+    SEPARATE: _ClassVar[ChannelMode]
+
 class SegmentStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SEGMENT_STATUS_UNSPECIFIED: _ClassVar[SegmentStatus]
@@ -14,6 +19,8 @@ class SegmentStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SILENCE: _ClassVar[SegmentStatus]
     RETRIED: _ClassVar[SegmentStatus]
     FLAGGED: _ClassVar[SegmentStatus]
+MIX: ChannelMode
+SEPARATE: ChannelMode
 SEGMENT_STATUS_UNSPECIFIED: SegmentStatus
 TRANSCRIBED: SegmentStatus
 SILENCE: SegmentStatus
@@ -21,28 +28,44 @@ RETRIED: SegmentStatus
 FLAGGED: SegmentStatus
 
 class AudioRequest(_message.Message):
-    __slots__ = ("audio_data", "filename", "format", "sample_rate")
+    __slots__ = ("audio_data", "filename", "format", "sample_rate", "options")
     AUDIO_DATA_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
     audio_data: bytes
     filename: str
     format: str
     sample_rate: int
-    def __init__(self, audio_data: _Optional[bytes] = ..., filename: _Optional[str] = ..., format: _Optional[str] = ..., sample_rate: _Optional[int] = ...) -> None: ...
+    options: TranscriptionOptions
+    def __init__(self, audio_data: _Optional[bytes] = ..., filename: _Optional[str] = ..., format: _Optional[str] = ..., sample_rate: _Optional[int] = ..., options: _Optional[_Union[TranscriptionOptions, _Mapping]] = ...) -> None: ...
+
+class TranscriptionOptions(_message.Message):
+    __slots__ = ("channel_mode", "word_times", "language", "prompt")
+    CHANNEL_MODE_FIELD_NUMBER: _ClassVar[int]
+    WORD_TIMES_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    channel_mode: ChannelMode
+    word_times: bool
+    language: str
+    prompt: str
+    def __init__(self, channel_mode: _Optional[_Union[ChannelMode, str]] = ..., word_times: _Optional[bool] = ..., language: _Optional[str] = ..., prompt: _Optional[str] = ...) -> None: ...
 
 class AudioChunk(_message.Message):
-    __slots__ = ("chunk_data", "filename", "format", "sample_rate")
+    __slots__ = ("chunk_data", "filename", "format", "sample_rate", "options")
     CHUNK_DATA_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATE_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
     chunk_data: bytes
     filename: str
     format: str
     sample_rate: int
-    def __init__(self, chunk_data: _Optional[bytes] = ..., filename: _Optional[str] = ..., format: _Optional[str] = ..., sample_rate: _Optional[int] = ...) -> None: ...
+    options: TranscriptionOptions
+    def __init__(self, chunk_data: _Optional[bytes] = ..., filename: _Optional[str] = ..., format: _Optional[str] = ..., sample_rate: _Optional[int] = ..., options: _Optional[_Union[TranscriptionOptions, _Mapping]] = ...) -> None: ...
 
 class TranscriptionResponse(_message.Message):
     __slots__ = ("transcript", "success", "error_message", "processing_time", "audio_duration", "stats", "segments", "stage_times", "model_name", "model_revision", "warnings")
@@ -71,16 +94,36 @@ class TranscriptionResponse(_message.Message):
     def __init__(self, transcript: _Optional[str] = ..., success: _Optional[bool] = ..., error_message: _Optional[str] = ..., processing_time: _Optional[float] = ..., audio_duration: _Optional[float] = ..., stats: _Optional[_Union[TranscriptionStats, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., stage_times: _Optional[_Union[StageTimes, _Mapping]] = ..., model_name: _Optional[str] = ..., model_revision: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("start_s", "end_s", "text", "status")
+    __slots__ = ("start_s", "end_s", "text", "status", "channel", "confidence", "words")
     START_S_FIELD_NUMBER: _ClassVar[int]
     END_S_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
     start_s: float
     end_s: float
     text: str
     status: SegmentStatus
-    def __init__(self, start_s: _Optional[float] = ..., end_s: _Optional[float] = ..., text: _Optional[str] = ..., status: _Optional[_Union[SegmentStatus, str]] = ...) -> None: ...
+    channel: int
+    confidence: float
+    words: _containers.RepeatedCompositeFieldContainer[Word]
+    def __init__(self, start_s: _Optional[float] = ..., end_s: _Optional[float] = ..., text: _Optional[str] = ..., status: _Optional[_Union[SegmentStatus, str]] = ..., channel: _Optional[int] = ..., confidence: _Optional[float] = ..., words: _Optional[_Iterable[_Union[Word, _Mapping]]] = ...) -> None: ...
+
+class Word(_message.Message):
+    __slots__ = ("text", "start_s", "end_s", "confidence", "is_estimated")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    START_S_FIELD_NUMBER: _ClassVar[int]
+    END_S_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    IS_ESTIMATED_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    start_s: float
+    end_s: float
+    confidence: float
+    is_estimated: bool
+    def __init__(self, text: _Optional[str] = ..., start_s: _Optional[float] = ..., end_s: _Optional[float] = ..., confidence: _Optional[float] = ..., is_estimated: _Optional[bool] = ...) -> None: ...
 
 class StageTimes(_message.Message):
     __slots__ = ("decode_s", "split_s", "recognise_s")
