@@ -20,7 +20,7 @@ test-ray: .venv/ray-installed
 	$(BIN)/python -m pytest -m ray
 
 soak: .venv/installed
-	$(BIN)/python -m tests.soak --requests 10000 --seconds 1800
+	$(BIN)/python -m tests.load --requests 10000 --seconds 1800
 
 benchmark: .venv/installed
 	$(BIN)/python -m ml.benchmark --weights bundled --device cpu

@@ -18,7 +18,8 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from ml.audio.decoding import AudioDecoder, find_ffmpeg
+from ml.audio.decoder import AudioDecoder
+from ml.audio.ffmpeg import find_ffmpeg
 from ml.benchmarks import floor, machine
 from ml.benchmarks.aims import to_aims
 from ml.benchmarks.bench import Bench
@@ -31,7 +32,7 @@ from ml.benchmarks.sizes import QUICK, Sizes
 from ml.benchmarks.strategies import Bare, Reference, Shared
 from ml.benchmarks.stream import measure_stream
 from ml.benchmarks.weights import ROOT, SHAPES, as_served, checkpoint_folder, load_weights
-from ml.borealis.model import resolve_device, resolve_dtype
+from ml.borealis.config import resolve_device, resolve_dtype
 from ml.errors import ClusterUnavailableError, SpeechError
 from ml.heap import settle_heap
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from ml.errors import SpeechError
-from ml.pipeline import Pipeline
+from ml.pipeline.pipeline import Pipeline
 from ml.transcript import Segment, Transcript
 
 DEFAULT_MODEL = "Vikhrmodels/Borealis"
@@ -61,9 +61,10 @@ def open_pipeline(
         SpeechError: there is no such model, or no decoder.
     """
     # Here, because torch and transformers take seconds to import and `--help` needs neither.
-    from ml.audio.decoding import AudioDecoder, find_ffmpeg
-    from ml.borealis.loading import ModelOptions, load_engine
-    from ml.recognise import recognise_with
+    from ml.audio.decoder import AudioDecoder
+    from ml.audio.ffmpeg import find_ffmpeg
+    from ml.borealis.load import ModelOptions, load_engine
+    from ml.pipeline.recogniser import recognise_with
 
     decoder = AudioDecoder(find_ffmpeg(None), MAX_DURATION_S, timeout_s=MAX_DURATION_S)
     say(f"⏳ Загрузка модели {model}")

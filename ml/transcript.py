@@ -47,5 +47,5 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """The segments' texts, joined; those in which nothing is said leave no trace. See ml/joining.py."""
+        """The segments' texts, joined; those in which nothing is said leave no trace. See ml/pipeline/text_merge.py."""
         return " ".join(segment.text for segment in self.segments if segment.text)

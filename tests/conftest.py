@@ -12,13 +12,13 @@ import pytest
 
 from api.grpc.server import TranscriptionServer
 from generated.v1 import transcription_pb2_grpc
-from ml.audio.splitting import Chunk
+from ml.audio.splitter import Chunk
 from resources.config import PROJECT_ROOT, Settings
 from services.transcription.base_service import TranscriptionServiceBase
 from services.transcription.implementations import BorealisTranscriptionService
 from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from services.transcription.interface import ITranscriptionService
-from tests.faults.belongings import assert_settles
+from tests.support.process_stats import assert_settles
 
 # A shell starts background jobs with Ctrl+C ignored, and every process started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

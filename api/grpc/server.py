@@ -7,10 +7,10 @@ from collections.abc import Callable
 import grpc
 
 from api.grpc.auth import TokenCheck
-from api.grpc.beside import Channelz, Health, Reflection
-from api.grpc.gate import Gate
+from api.grpc.executor import CountingPool
+from api.grpc.health import Channelz, Health, Reflection
+from api.grpc.interceptor import Gate
 from api.grpc.metrics import Metrics
-from api.grpc.pool import CountingPool
 from api.grpc.tls import server_credentials
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from resources.config import Settings

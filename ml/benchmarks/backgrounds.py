@@ -5,9 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ml.audio.decoding import SAMPLE_RATE
+from ml.types import SAMPLE_RATE, Waveform
 
-Waveform = npt.NDArray[np.float32]
 Random = np.random.Generator
 Background = Callable[[float, Random], Waveform]
 """Seconds and a generator in, a waveform (N,) out."""

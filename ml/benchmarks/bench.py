@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from ml.audio.decoding import AudioDecoder
-from ml.audio.splitting import Chunk
+from ml.audio.decoder import AudioDecoder
+from ml.audio.splitter import Chunk
 from ml.benchmarks.figures import Line, Run, to_line, with_floor, with_ratios
 from ml.benchmarks.floor import Cost, Floor, measure
 from ml.benchmarks.load import Answers, send, transcribe
@@ -20,8 +20,8 @@ from ml.benchmarks.sizes import Sizes
 from ml.benchmarks.strategies import Bare, Reference, Shared, Strategy
 from ml.borealis.model import BorealisModel
 from ml.errors import DecodingCancelledError
-from ml.pipeline import Pipeline
-from ml.recognise import Recognise
+from ml.pipeline.pipeline import Pipeline
+from ml.pipeline.recogniser import Recognise
 
 T = TypeVar("T")
 

@@ -10,15 +10,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ml.audio.decoding import SAMPLE_RATE, AudioDecoder
+from ml.audio.decoder import AudioDecoder
 from ml.benchmarks.figures import Line, Run, to_line
 from ml.benchmarks.floor import Cost
 from ml.benchmarks.load import Answers
 from ml.benchmarks.machine import Meter
 from ml.benchmarks.ports import free_port
 from ml.benchmarks.weights import ROOT
-from ml.borealis.engine import Engine
 from ml.borealis.model import BorealisModel
+from ml.engine.engine import Engine
+from ml.types import SAMPLE_RATE
 
 STOP_TIMEOUT_S = 60.0
 READY = "ready"

@@ -11,18 +11,18 @@ from functools import partial
 import numpy as np
 import torch
 
-from ml.audio.command import SAMPLE_RATE
-from ml.audio.splitting import Chunk
+from ml.audio.splitter import Chunk
 from ml.benchmarks.figures import Line, Run, to_line
 from ml.benchmarks.floor import Cost
 from ml.benchmarks.load import Answers
 from ml.benchmarks.machine import Meter, Usage
 from ml.benchmarks.sleeper import Sleeper
-from ml.cluster import serving
-from ml.cluster.front import PROJECT, ClusterOptions, joined
+from ml.cluster import deployment as serving
+from ml.cluster.client import PROJECT, ClusterOptions, joined
+from ml.cluster.deployment import Scale
 from ml.cluster.replica import Recipe
-from ml.cluster.serving import Scale
-from ml.recognise import Engine, recognise_with
+from ml.pipeline.recogniser import Engine, recognise_with
+from ml.types import SAMPLE_RATE
 
 CHUNK_S = 30.0
 SLOTS = 8

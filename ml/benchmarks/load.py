@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ml.pipeline import Pipeline
+from ml.pipeline.pipeline import Pipeline
 from ml.transcript import Transcript
 
 

@@ -5,11 +5,9 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from ml.audio.decoding import SAMPLE_RATE, AudioDecoder
-
-Waveform = npt.NDArray[np.float32]
+from ml.audio.decoder import AudioDecoder
+from ml.types import SAMPLE_RATE, Waveform
 
 BURST_S = (0.4, 2.5)  # shortest and longest sound
 PAUSE_S = (0.2, 0.6)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import torchaudio
 
-from ml.audio.decoding import SAMPLE_RATE
-from ml.audio.presence import may_hold_speech
-from ml.benchmarks.backgrounds import BACKGROUNDS, Waveform
-from ml.tiny.speech import Espeak, Manner
+from ml.audio.vad import may_hold_speech
+from ml.benchmarks.backgrounds import BACKGROUNDS
+from ml.tiny_model.speech import Espeak, Manner
+from ml.types import SAMPLE_RATE, Waveform
 
 CHUNK_S = 30.0  # the service's default
 VOICES = ("", "f2", "m3", "whisper")  # of espeak-ng

@@ -5,7 +5,7 @@ import time
 from collections.abc import Hashable
 from concurrent.futures import Future
 
-from ml.recognise import Waveform
+from ml.types import Waveform
 
 
 class Sleeper:

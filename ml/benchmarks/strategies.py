@@ -8,15 +8,16 @@ from typing import Protocol, cast
 import torch
 from transformers import WhisperFeatureExtractor
 
-from ml.audio.splitting import Chunk
+from ml.audio.splitter import Chunk
 from ml.benchmarks.probe import NetworkProbe
 from ml.benchmarks.stages import Stages
 from ml.benchmarks.timed_engine import TimedModel
-from ml.borealis.batching import ChunkModel
-from ml.borealis.engine import Engine
-from ml.borealis.features import N_MELS, SAMPLE_RATE
+from ml.borealis.features import N_MELS
 from ml.borealis.model import BorealisModel
-from ml.recognise import Recognise, recognise_with
+from ml.engine.engine import Engine
+from ml.engine.scheduler import ChunkModel
+from ml.pipeline.recogniser import Recognise, recognise_with
+from ml.types import SAMPLE_RATE
 
 REFERENCE_BATCH = 32  # chunks
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from ml.audio.decoding import SAMPLE_RATE
 from ml.benchmarks.calls import caller, served
 from ml.benchmarks.figures import Line, Run, to_line
 from ml.benchmarks.floor import Cost
 from ml.benchmarks.load import Answers
 from ml.benchmarks.machine import Meter
 from ml.borealis.model import BorealisModel
+from ml.types import SAMPLE_RATE
 
 SPEED = 20  # times real time
 BYTES_PER_S = SPEED * SAMPLE_RATE * 2  # of 16-bit samples

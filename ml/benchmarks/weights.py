@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerFast, VoxtralConfig, VoxtralForCondi
 from transformers.utils.logging import disable_progress_bar
 
 from ml.borealis.checkpoint import BUNDLED_MODEL, prepare_checkpoint
-from ml.borealis.model import BorealisModel, GenerationOptions
+from ml.borealis.config import GenerationOptions
+from ml.borealis.convert import EMBEDDINGS, HEAD_DIM, LM_HEAD, derive_config
+from ml.borealis.model import BorealisModel
 from ml.borealis.prompt import END_OF_AUDIO, START_OF_AUDIO, SYSTEM_TEXT, USER_TEXT, build_prompt
-from ml.borealis.upstream import EMBEDDINGS, HEAD_DIM, LM_HEAD, derive_config
 from ml.errors import ModelNotFoundError
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -11,8 +11,7 @@ from typing import Any
 from filelock import FileLock
 
 from ml.borealis import hub
-from ml.borealis.conversion import CHECKSUM_FILE, COPIED_FILES, convert, has_right_checksum
-from ml.borealis.upstream import WEIGHTS_FILE
+from ml.borealis.convert import CHECKSUM_FILE, COPIED_FILES, WEIGHTS_FILE, convert, has_right_checksum
 from ml.errors import ModelFormatError, ModelNotFoundError
 
 BUNDLED_MODEL = "ml/checkpoints/borealis-tiny-ru"

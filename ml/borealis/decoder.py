@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional
 from transformers import VoxtralForConditionalGeneration
 
-from ml.borealis.joining import join, join_biases
-from ml.borealis.options import GenerationOptions
-from ml.borealis.sampling import TokenPicker
+from ml.borealis.config import GenerationOptions
+from ml.borealis.kernels import join, join_biases
+from ml.borealis.sampler import TokenPicker
 
 
 @dataclass(frozen=True)

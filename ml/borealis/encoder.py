@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from transformers import VoxtralForConditionalGeneration
 
-from ml.borealis.joining import join, join_biases
-from ml.borealis.products import Products, QuickestProducts, gelu_
+from ml.borealis.kernels import Products, QuickestProducts, gelu_, join, join_biases
 
 
 @dataclass(frozen=True)

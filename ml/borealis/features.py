@@ -1,12 +1,14 @@
 """Whisper's log-mel spectrogram, computed by torchaudio on the model's own device."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torchaudio.transforms import MelSpectrogram
 
-SAMPLE_RATE = 16_000  # Hz
+from ml.types import SAMPLE_RATE, Waveform
+
 CHUNK_S = 30  # seconds of sound in every input of the model, padding included
 N_SAMPLES = CHUNK_S * SAMPLE_RATE  # 480,000 samples in a chunk
 N_FFT = 400  # samples in a window: 25 ms
@@ -58,3 +60,11 @@ class LogMel(nn.Module):
         log_power = nn.functional.pad(log_power, (0, N_FRAMES - heard), value=math.log10(POWER_FLOOR))  # (B, 128, 3000)
         loudest = log_power.amax(dim=(-2, -1), keepdim=True)  # (B, 1, 1): each item has its own range
         return (torch.maximum(log_power, loudest - DYNAMIC_RANGE) + 4.0) / 4.0
+
+
+def pad_chunks(waveforms: Sequence[Waveform]) -> torch.Tensor:
+    """One tensor (B, longest) of waveforms of different lengths, zero-padded at the end."""
+    padded = torch.zeros(len(waveforms), max(len(waveform) for waveform in waveforms))
+    for row, waveform in zip(padded.numpy(), waveforms, strict=True):
+        row[: len(waveform)] = waveform
+    return padded

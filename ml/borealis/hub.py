@@ -12,7 +12,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ml.borealis.tokenizer import TOKENIZER_FILES
+from ml.borealis.prompt import TOKENIZER_FILES
 
 # Data only: the repository's Python files are never fetched.
 WANTED_FILES = [

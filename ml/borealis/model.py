@@ -4,25 +4,18 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, VoxtralForConditionalGeneration
 
+from ml.borealis.config import GenerationOptions
+from ml.borealis.convert import CONV_STRIDE
+from ml.borealis.cuda import GraphedDecoder
 from ml.borealis.decoder import SlotDecoder
-from ml.borealis.device import resolve_device, resolve_dtype
 from ml.borealis.encoder import make_encoder
-from ml.borealis.features import N_FRAMES, N_MELS, LogMel
-from ml.borealis.graphs import GraphedDecoder
-from ml.borealis.options import GenerationOptions
-from ml.borealis.prompt import Prompt, build_prompt
-from ml.borealis.tokenizer import load_tokenizer
-from ml.borealis.upstream import CONV_STRIDE
+from ml.borealis.features import N_FRAMES, N_MELS, LogMel, pad_chunks
+from ml.borealis.prompt import Prompt, build_prompt, load_tokenizer
 from ml.errors import ModelFormatError
-
-__all__ = ["BorealisModel", "GenerationOptions", "Waveform", "pad_chunks", "resolve_device", "resolve_dtype"]
-
-Waveform = npt.NDArray[np.float32]  # (N,) mono at 16 kHz, in [-1, 1], at most 30 s
+from ml.types import Waveform
 
 # Chunks in one pass of the encoder: a CPU's caches hold one, a GPU's activations stay below 1 GiB.
 ENCODER_GROUP = {"cpu": 1, "cuda": 16}
@@ -157,14 +150,6 @@ class BorealisModel:
         """The text of each row of token ids, without special tokens."""
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [text.strip() for text in texts]
-
-
-def pad_chunks(waveforms: Sequence[Waveform]) -> torch.Tensor:
-    """One tensor (B, longest) of waveforms of different lengths, zero-padded at the end."""
-    padded = torch.zeros(len(waveforms), max(len(waveform) for waveform in waveforms))
-    for row, waveform in zip(padded.numpy(), waveforms, strict=True):
-        row[: len(waveform)] = waveform
-    return padded
 
 
 def _load_network(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGeneration:

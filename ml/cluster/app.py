@@ -1,15 +1,17 @@
 """What a Serve configuration file names as `import_path`: the application, built of the file's `args`."""
 
+import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray import serve
 
-from ml.borealis.loading import ModelOptions
-from ml.borealis.options import GenerationOptions
-from ml.cluster.front import ClusterOptions
-from ml.cluster.recipes import recipe_of
-from ml.cluster.serving import application
+from ml.borealis.config import GenerationOptions
+from ml.borealis.load import ModelOptions, load_engine
+from ml.cluster.client import ClusterOptions
+from ml.cluster.deployment import application
+from ml.cluster.replica import Recipe
 
 
 def app(args: dict[str, Any]) -> serve.Application:
@@ -21,3 +23,11 @@ def app(args: dict[str, Any]) -> serve.Application:
     model = ModelOptions(**{**args, "cache_dir": Path(args["cache_dir"]), "generation": generation})
     options = ClusterOptions()
     return application(recipe_of(model, options), options.scale)
+
+
+def recipe_of(model: ModelOptions, options: ClusterOptions) -> Recipe:
+    """Replicas around the engine that runs `model`."""
+    folder = Path(model.name)
+    name = folder.name if folder.is_dir() else model.name
+    version = hashlib.sha256(repr((model, options.scale, options.silence_limit_s)).encode()).hexdigest()[:16]
+    return Recipe(partial(load_engine, model), (name, model.revision or ""), version, options.silence_limit_s)

@@ -12,14 +12,13 @@ import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from ml.audio.command import SAMPLE_RATE
-from ml.borealis.fair_queue import FairQueue
 from ml.cluster import FRONT_FIGURES
-from ml.cluster.pulse import Answer
+from ml.cluster.messages import Answer
+from ml.cluster.monitor import Watch
 from ml.cluster.replica import FULL_SCALE, Replica, Samples
-from ml.cluster.watch import Watch
+from ml.engine.fair_queue import FairQueue
 from ml.errors import EngineStoppedError, RecognitionError
-from ml.recognise import Waveform
+from ml.types import SAMPLE_RATE, Waveform
 
 MOST_DEATHS = 3  # a chunk over which so many replicas die is not given to another
 FIRST_PAUSE_S = 0.05  # before another attempt; doubled each time
@@ -106,7 +105,7 @@ class ClusterEngine:
         return {**found, **dict(zip(FRONT_FIGURES, map(float, own), strict=True))}
 
     def submit(self, waveform: Waveform, owner: Hashable, sampled: bool = False) -> "Future[str]":
-        """Queues a waveform (N,) of at most 30 s and returns its text to come; see ml.borealis.engine.Engine.submit."""
+        """Queues a waveform (N,) of at most 30 s and returns its text to come; see ml.engine.engine.Engine.submit."""
         job = Job(waveform, sampled)
         if not self._waiting.put(owner, job):
             raise EngineStoppedError(STOPPED)

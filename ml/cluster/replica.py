@@ -11,10 +11,10 @@ import numpy.typing as npt
 import ray
 from ray import serve
 
-from ml.cluster.pulse import Answer, Pulse
+from ml.cluster.messages import Answer, Pulse
 from ml.errors import EngineStoppedError, RecognitionError
 from ml.heap import settle_heap
-from ml.recognise import Waveform
+from ml.types import Waveform
 
 FULL_SCALE = 32768  # of 16-bit samples: what the decoder gives comes back exactly
 
@@ -22,7 +22,7 @@ Samples = npt.NDArray[np.int16]
 
 
 class LocalEngine(Protocol):
-    """What a replica needs of the engine it is made around; ml.borealis.engine.Engine is one."""
+    """What a replica needs of the engine it is made around; ml.engine.engine.Engine is one."""
 
     @property
     def is_alive(self) -> bool:

@@ -11,20 +11,21 @@ from queue import SimpleQueue
 import grpc
 
 from generated.v1 import transcription_pb2
-from ml.audio.decoding import AudioDecoder, find_ffmpeg
-from ml.audio.splitting import Chunk
+from ml.audio.decoder import AudioDecoder
+from ml.audio.ffmpeg import find_ffmpeg
+from ml.audio.splitter import Chunk
 from ml.errors import SpeechError
-from ml.pipeline import Pipeline
+from ml.pipeline.pipeline import Pipeline
 from ml.transcript import Segment, Transcript
 from resources.config import Settings
 from services.transcription.admission import Admission
 from services.transcription.errors import IN_BAND, UnsupportedFormatError, outcome_of
 from services.transcription.idle import IdleWatch
 from services.transcription.interface import ITranscriptionService
+from services.transcription.messages import to_response, to_segment
 from services.transcription.request_log import HIDDEN, log_failed, log_finished, log_received
-from services.transcription.response import to_response, to_segment
+from services.transcription.spool import Description
 from services.transcription.transcriber import Call, Transcriber
-from services.transcription.upload import Description
 
 ERROR_CODE_TRAILER = "x-error-code"
 RETRY_PUSHBACK_TRAILER = "grpc-retry-pushback-ms"

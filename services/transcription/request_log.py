@@ -2,7 +2,7 @@
 
 import logging
 
-from services.transcription.upload import Description
+from services.transcription.spool import Description
 
 _RULE = "=" * 80
 _MEBIBYTE = 1024 * 1024

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ml.live import LiveTranscription
-from ml.pipeline import OnSegment, Pipeline
+from ml.pipeline.pipeline import OnSegment, Pipeline
+from ml.pipeline.streaming import LiveTranscription
 from ml.transcript import Transcript
 from services.transcription.admission import Admission
-from services.transcription.upload import Description, Spool, spool
+from services.transcription.spool import Description, Spool, spool
 
 
 @dataclass

@@ -12,9 +12,10 @@ import pytest
 
 from services.transcription.interface import ITranscriptionService
 from tests.conftest import ON_RAY
-from tests.faults import belongings, recordings
-from tests.faults.fakes import Reciter
-from tests.faults.house import House
+from tests.support import process_stats as belongings
+from tests.support import recordings
+from tests.support.fault_services import Reciter
+from tests.support.harness import House
 
 OpenHouse = Callable[..., House]
 Usual = Callable[[], tuple[ITranscriptionService, dict[str, Any]]]
@@ -48,7 +49,7 @@ def over_ray(request: pytest.FixtureRequest) -> bool:
 def reciting_cluster(cluster: Any) -> Iterator[str]:
     """The address of a cluster to which this process stays connected, so that what Ray holds it held before a test."""
     from ml.cluster import serving
-    from tests.faults.over_ray import ReciterOverRay
+    from tests.support.over_ray import ReciterOverRay
 
     is_new = serving.connect(cluster.address, "")
     house = House(ReciterOverRay(), recordings.recording("wav", 100), ray_address=cluster.address)
@@ -67,7 +68,7 @@ def usual(over_ray: bool, request: pytest.FixtureRequest) -> Usual:
     if not over_ray:
         return lambda: (Reciter(), {})
     address = request.getfixturevalue("reciting_cluster")
-    from tests.faults.over_ray import ReciterOverRay
+    from tests.support.over_ray import ReciterOverRay
 
     return lambda: (ReciterOverRay(), {"ray_address": address})
 

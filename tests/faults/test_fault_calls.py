@@ -18,13 +18,14 @@ import pytest
 from api.grpc.server import SERVICE_NAME
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from resources.config import Settings
-from tests.faults import belongings, recordings
 from tests.faults.conftest import OpenHouse
-from tests.faults.fakes import Reciter
-from tests.faults.house import PATIENCE_S, WORKERS, Health, House, assert_transcribed, pieces
-from tests.faults.marks import row
-from tests.faults.raw_http2 import HalfCall
-from tests.unit import media
+from tests.support import audio as media
+from tests.support import process_stats as belongings
+from tests.support import recordings
+from tests.support.fault_services import Reciter
+from tests.support.harness import PATIENCE_S, WORKERS, Health, House, assert_transcribed, pieces
+from tests.support.marks import row
+from tests.support.raw_http2 import HalfCall
 
 UNARY = f"/{SERVICE_NAME}/TranscribeAudio"
 Code = grpc.StatusCode

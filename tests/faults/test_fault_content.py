@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from generated.v1 import transcription_pb2
-from ml.audio.decoding import DAMAGED_WARNING
-from tests.faults import belongings, recordings
+from ml.audio.decoder import DAMAGED_WARNING
 from tests.faults.conftest import OpenHouse
-from tests.faults.house import assert_refused, assert_transcribed, pieces
-from tests.faults.marks import row
-from tests.unit import media
-from tests.unit.test_decoding_faults import Canary
+from tests.ml.audio.test_decoder_faults import Canary
+from tests.support import audio as media
+from tests.support import process_stats as belongings
+from tests.support import recordings
+from tests.support.harness import assert_refused, assert_transcribed, pieces
+from tests.support.marks import row
 
 UNDECODABLE, TOO_LONG = "UNDECODABLE_AUDIO", "AUDIO_TOO_LONG"
 

@@ -9,14 +9,14 @@ import grpc
 import pytest
 
 from api.grpc.transcription_server import BROKEN_DOWN, END_S
-from ml.borealis import batching
-from ml.borealis.engine import Engine
+from ml.engine import scheduler as batching
+from ml.engine.engine import Engine
 from services.transcription.implementations import BorealisTranscriptionService, borealis_service
 from tests.faults.conftest import OpenHouse
-from tests.faults.house import PATIENCE_S, Health, House, assert_refused
-from tests.faults.marks import row
-from tests.faults.served import served
-from tests.faults.talker import DIE, HANG, POISON, STICKY, Talker, spoken, text
+from tests.support.harness import PATIENCE_S, Health, House, assert_refused
+from tests.support.marks import row
+from tests.support.scripted_model import DIE, HANG, POISON, STICKY, Talker, spoken, text
+from tests.support.server_process import served
 
 Code = grpc.StatusCode
 EXIT_S = 20  # at most, from the fault to the end of the process; on a busy machine

@@ -9,13 +9,15 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from api.grpc import beside, server
+from api.grpc import health as beside
+from api.grpc import server
 from generated.v1 import transcription_pb2
-from tests.faults import belongings, recordings
 from tests.faults.conftest import OpenHouse
-from tests.faults.house import PATIENCE_S, SERVICE_NAME, Health, House, assert_transcribed
-from tests.faults.marks import row
-from tests.faults.raw_http2 import DeafCall, HalfCall
+from tests.support import process_stats as belongings
+from tests.support import recordings
+from tests.support.harness import PATIENCE_S, SERVICE_NAME, Health, House, assert_transcribed
+from tests.support.marks import row
+from tests.support.raw_http2 import DeafCall, HalfCall
 
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"

@@ -22,16 +22,17 @@ from ml.errors import ModelFormatError
 from resources.config import PROJECT_ROOT
 from services.transcription.implementations import BorealisTranscriptionService
 from tests.conftest import settings_for_tests
-from tests.faults import belongings, recordings
 from tests.faults.conftest import OpenHouse
-from tests.faults.fakes import Reciter, Watched
-from tests.faults.house import PATIENCE_S, Health, House, assert_refused, assert_transcribed, pieces
-from tests.faults.marks import row
-from tests.faults.raw_http2 import HalfCall
-from tests.faults.served import served
-from tests.integration.processes import run
-from tests.model.builders import build_hand_made, save_upstream
-from tests.unit import media
+from tests.support import audio as media
+from tests.support import process_stats as belongings
+from tests.support import recordings
+from tests.support.checkpoints import build_hand_made, save_upstream
+from tests.support.fault_services import Reciter, Watched
+from tests.support.harness import PATIENCE_S, Health, House, assert_refused, assert_transcribed, pieces
+from tests.support.marks import row
+from tests.support.processes import run
+from tests.support.raw_http2 import HalfCall
+from tests.support.server_process import served
 
 MIB = 1024**2
 UNARY = f"/{SERVICE_NAME}/TranscribeAudio"
@@ -164,7 +165,7 @@ def assert_refuses_to_start(*mentions: str, **settings: str) -> None:
     result = run(
         PROJECT_ROOT,
         "-m",
-        "tests.faults.program",
+        "tests.support.program",
         *arguments,
         **{"SERVER_PORT": "0", "LOGGING_LEVEL": "ERROR"} | settings,
     )

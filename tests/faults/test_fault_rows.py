@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-from tests.faults.marks import LAST_ROW
+from tests.support.marks import LAST_ROW
 
 
 def test_every_row_of_the_table_has_a_test() -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.unit import media
+from tests.support import audio as media
 
 SEEDS = Path(__file__).parent / "seeds"
 DURATION_S = 0.4

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from ml.audio.decoding import SAMPLE_RATE, AudioDecoder, find_ffmpeg
+from ml.audio.decoder import AudioDecoder
+from ml.audio.ffmpeg import find_ffmpeg
 from ml.audio.truncation import ends_early
 from ml.errors import AudioError
+from ml.types import SAMPLE_RATE
 from tests.fuzz.mutations import SEEDS, arbitrary, damaged, seed
-from tests.unit import media
+from tests.support import audio as media
 
 nothing_left_behind = pytest.fixture(autouse=True)(media.nothing_left_behind)
 

@@ -7,16 +7,17 @@ import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from ml.audio.decoding import AudioDecoder, find_ffmpeg
-from ml.audio.splitting import Chunk
+from ml.audio.decoder import AudioDecoder
+from ml.audio.ffmpeg import find_ffmpeg
+from ml.audio.splitter import Chunk
 from ml.errors import AudioError
-from ml.pipeline import Pipeline
+from ml.pipeline.pipeline import Pipeline
 from services.transcription.admission import Admission
 from services.transcription.errors import RequestError
+from services.transcription.spool import MAX_LOGGED_NAME, SUPPORTED_FORMATS, Description
 from services.transcription.transcriber import Call, Transcriber
-from services.transcription.upload import MAX_LOGGED_NAME, SUPPORTED_FORMATS, Description
 from tests.fuzz.mutations import SEEDS, damaged, seed
-from tests.unit import media
+from tests.support import audio as media
 
 nothing_left_behind = pytest.fixture(autouse=True)(media.nothing_left_behind)
 

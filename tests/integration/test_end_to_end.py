@@ -13,8 +13,8 @@ import pytest
 from generated.v1 import transcription_pb2
 from resources.config import PROJECT_ROOT
 from tests.conftest import IMPLEMENTATIONS, TINY_MODEL, Stub, sample, serving_bundled
-from tests.integration.processes import Health, run, started, wait_for
-from tests.unit.media import FORMATS, encode
+from tests.support.audio import FORMATS, encode
+from tests.support.processes import Health, run, started, wait_for
 
 SEED_CLIENT = """
 import grpc

@@ -9,7 +9,7 @@ import pytest
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from ml.benchmarks.ports import free_port
 from resources.config import PROJECT_ROOT
-from tests.integration.processes import Health, started, wait_for
+from tests.support.processes import Health, started, wait_for
 
 IMPLEMENTATION = """
 from services.transcription.base_service import TranscriptionServiceBase

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generated.v1 import transcription_pb2
-from ml.audio.presence import may_hold_speech
-from ml.audio.splitting import Chunk
-from ml.pipeline import Pipeline
+from ml.audio.splitter import Chunk
+from ml.audio.vad import may_hold_speech
+from ml.pipeline.pipeline import Pipeline
 from ml.transcript import Status
 from tests.conftest import FakeService, Serve
-from tests.integration.test_calls import ask, pieces, wav
-from tests.unit.media import voice
+from tests.services.test_calls import ask, pieces, wav
+from tests.support.audio import voice
 
 RATE = 16_000
 Response = transcription_pb2.TranscriptionResponse

@@ -6,15 +6,15 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from generated.v1 import transcription_pb2_grpc
-from ml.audio.splitting import Chunk
+from ml.audio.splitter import Chunk
 from ml.errors import ClusterUnavailableError
-from ml.recognise import recognise_with
+from ml.pipeline.recogniser import recognise_with
 from resources.config import Settings
 from services.transcription.base_service import TranscriptionServiceBase
 from services.transcription.implementations.borealis_service import model_options
 
 if TYPE_CHECKING:
-    from ml.cluster.front import ClusterOptions, Front
+    from ml.cluster.client import ClusterOptions, Front
     from ml.cluster.replica import Recipe
 
 
@@ -29,7 +29,7 @@ class BorealisRayTranscriptionService(TranscriptionServiceBase, transcription_pb
     def start(self, settings: Settings) -> None:
         """Joins the cluster, has it run the model, and waits for the first replica."""
         try:
-            from ml.cluster.front import joined
+            from ml.cluster.client import joined
         except ModuleNotFoundError as error:
             raise ClusterUnavailableError(
                 "Реализации borealis-ray нужен пакет Ray: pip install -r requirements-ray.txt"
@@ -42,7 +42,7 @@ class BorealisRayTranscriptionService(TranscriptionServiceBase, transcription_pb
 
     def recipe(self, settings: Settings, options: "ClusterOptions") -> "Recipe":
         """What the replicas are made of."""
-        from ml.cluster.recipes import recipe_of
+        from ml.cluster.app import recipe_of
 
         return recipe_of(model_options(settings), options)
 
@@ -91,8 +91,8 @@ class BorealisRayTranscriptionService(TranscriptionServiceBase, transcription_pb
 
 def cluster_options(settings: Settings) -> "ClusterOptions":
     """The settings that concern the cluster, as a value of the ml layer."""
-    from ml.cluster.front import ClusterOptions
-    from ml.cluster.serving import Scale
+    from ml.cluster.client import ClusterOptions
+    from ml.cluster.deployment import Scale
 
     on_gpu = settings.model_device.startswith("cuda")
     scale = Scale(

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from generated.v1 import transcription_pb2_grpc
-from ml.audio.splitting import Chunk
-from ml.borealis.engine import Engine
-from ml.borealis.loading import ModelOptions, load_engine
-from ml.borealis.options import GenerationOptions
-from ml.recognise import recognise_with
+from ml.audio.splitter import Chunk
+from ml.borealis.config import GenerationOptions
+from ml.borealis.load import ModelOptions, load_engine
+from ml.engine.engine import Engine
+from ml.pipeline.recogniser import recognise_with
 from resources.config import Settings
 from services.transcription.base_service import TranscriptionServiceBase
 

@@ -1,0 +1,193 @@
+"""The client's command line: `python -m api.grpc.client FILE`; the transcript goes to stdout, all else to stderr."""
+
+import argparse
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from api.grpc.client.client import DEFAULT_ADDRESS, DEFAULT_CHUNK_BYTES
+from api.grpc.client.formats import WRITERS
+from api.grpc.client.retry import RetryPolicy
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc's own lines would drown our one line about a missing server
+
+from api.grpc.client.batch import Exit, Worker, run
+from api.grpc.client.client import Response, TranscriptionClient
+from api.grpc.client.console import Report, call_bars, files_bar
+from api.grpc.client.files import Job, UsageError, plan
+from api.grpc.client.formats import ENDINGS
+from api.grpc.client.messages import protect_console, say
+
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Transcribes files; returns 0, 1 (some refused), 2 (some failed, or nothing could be tried) or 130 (Ctrl+C)."""
+    protect_console()
+    flags = parse(arguments)
+    try:
+        jobs = _plan(flags)
+        with _connect(flags) as client:
+            return _work_through(jobs, client, flags)
+    except KeyboardInterrupt:
+        return say("⏹ Прервано", Exit.INTERRUPTED)
+    except UsageError as error:
+        return say(f"❌ {error}", Exit.FAILED)
+    except BrokenPipeError:  # whoever read our stdout has gone; Python shall not try to empty it at its own end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return say("❌ Вывод больше никто не читает", Exit.FAILED)
+
+
+def _plan(flags: argparse.Namespace) -> list[Job]:
+    try:
+        jobs = plan(flags.files, flags.output, ENDINGS[flags.format])
+    except OSError as error:
+        raise UsageError(f"Не удалось прочитать папку {error.filename}: {error.strerror}") from error
+    if len(jobs) > 1 and flags.output is None and flags.format != "text":
+        raise UsageError(f"Несколько файлов с --format {flags.format} в stdout не разделить: укажите папку (-o)")
+    return jobs
+
+
+def _connect(flags: argparse.Namespace) -> TranscriptionClient:
+    if flags.token and not (flags.tls or flags.ca or flags.cert) and _host(flags.address) not in _LOOPBACK:
+        say("⚠️ Токен уходит по сети открытым текстом: добавьте --tls")
+    try:
+        return TranscriptionClient(
+            flags.address,
+            flags.timeout,
+            retry=RetryPolicy(max_attempts=flags.attempts),
+            tls=flags.tls,
+            ca_file=flags.ca,
+            cert_file=flags.cert,
+            key_file=flags.key,
+            token=flags.token,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(f"Не удалось прочитать файл {error.filename}: {error.strerror}") from error
+
+
+def _work_through(jobs: list[Job], client: TranscriptionClient, flags: argparse.Namespace) -> int:
+    is_single = len(flags.files) == 1 and not flags.files[0].is_dir()
+    render = WRITERS[flags.format]
+
+    def send(path: Path) -> Response:
+        return _send(client, path, flags, is_single)
+
+    report = Report(jobs, render, is_single)
+    worker = Worker(send, render, flags.address, flags.overwrite)
+    with closing(run(jobs, worker, flags.jobs, client.close)) as outcomes, files_bar(len(jobs)) as bar:
+        for outcome in outcomes:
+            report.tell(outcome)
+            bar.update()
+    report.sum_up()
+    return report.exit
+
+
+def _send(client: TranscriptionClient, path: Path, flags: argparse.Namespace, with_bars: bool) -> Response:
+    if not flags.stream:  # a single message has no progress to show: gRPC tells only that it has been answered
+        return client.transcribe(path, flags.audio_format, flags.sample_rate)
+    with call_bars(path.stat().st_size, with_bars) as bars:
+        return client.transcribe_incremental(
+            path,
+            flags.chunk_bytes,
+            bars.on_sent,
+            flags.audio_format,
+            flags.sample_rate,
+            on_progress=bars.on_progress,
+        )
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0] or address
+
+
+TOKEN_VARIABLE = "TRANSCRIPTION_TOKEN"
+DEFAULT_JOBS = 4
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The flags, the token filled in from the environment; ends the program over those that make no sense."""
+    parser = argparse.ArgumentParser(
+        prog="python -m api.grpc.client", description="Отправляет аудио файлы на сервер транскрипции и печатает текст"
+    )
+    parser.add_argument(
+        "files", metavar="FILE", type=Path, nargs="+", help="MP3, WAV, M4A, FLAC, OGG, AAC или папка с ними"
+    )
+    _add_call(parser.add_argument_group("вызов"))
+    _add_output(parser.add_argument_group("вывод"))
+    _add_access(parser.add_argument_group("доступ"))
+    flags = parser.parse_args(arguments)
+    flags.token = flags.token or os.environ.get(TOKEN_VARIABLE, "").strip() or None
+    return flags
+
+
+def _add_call(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--stream", action="store_true", help="отправлять частями и показывать ход распознавания")
+    group.add_argument("--address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help="по умолчанию %(default)s")
+    group.add_argument(
+        "--chunk-bytes",
+        type=_positive_int,
+        default=DEFAULT_CHUNK_BYTES,
+        metavar="N",
+        help="размер части с --stream, байт; по умолчанию %(default)s",
+    )
+    group.add_argument("--timeout", type=_positive_float, metavar="S", help="предел на файл вместе с повторами, секунд")
+    group.add_argument(
+        "--attempts",
+        type=_positive_int,
+        default=RetryPolicy.max_attempts,
+        metavar="N",
+        help="сколько раз обращаться к занятому или недоступному серверу; по умолчанию %(default)s",
+    )
+    group.add_argument(
+        "--audio-format", metavar="F", help="формат записи, если его не видно по имени файла; pcm - сырой s16le"
+    )
+    group.add_argument("--sample-rate", type=int, default=0, metavar="HZ", help="частота дискретизации для pcm")
+
+
+def _add_output(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--format", choices=tuple(WRITERS), default="text", help="вид вывода; по умолчанию %(default)s")
+    group.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE|FOLDER",
+        help="куда писать вместо stdout; что там уже есть готового, второй раз не отправляется",
+    )
+    group.add_argument("--overwrite", action="store_true", help="отправлять и то, что уже готово")
+    group.add_argument(
+        "--jobs",
+        type=_positive_int,
+        default=DEFAULT_JOBS,
+        metavar="N",
+        help="сколько файлов отправлять одновременно; по умолчанию %(default)s",
+    )
+
+
+def _add_access(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--tls", action="store_true", help="шифровать соединение; подразумевается с --ca и --cert")
+    group.add_argument("--ca", metavar="FILE", help="PEM: чьему сертификату сервера верить вместо общеизвестных")
+    group.add_argument("--cert", metavar="FILE", help="PEM: сертификат клиента, вместе с --key")
+    group.add_argument("--key", metavar="FILE", help="PEM: ключ клиента, вместе с --cert")
+    group.add_argument(
+        "--token",
+        help=f"токен; лучше в переменной {TOKEN_VARIABLE}: командную строку видно в списке процессов",
+    )
+
+
+def _positive_int(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError("нужно целое число больше нуля")
+    return int(text)
+
+
+def _positive_float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("нужно число больше нуля")
+    return value

@@ -1,0 +1,193 @@
+"""The client library: sends a recording to the service and returns its answer. Command line: cli.py."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from api.grpc.client.channel import MAX_MESSAGE_BYTES, bearer, open_channel, tls_credentials
+from api.grpc.client.responses import read_response, read_updates
+from api.grpc.client.retry import RetryPolicy, with_retries
+from api.grpc.client.upload import Source, Upload
+from generated.v1 import transcription_pb2, transcription_pb2_grpc
+
+DEFAULT_ADDRESS = "localhost:50051"
+DEFAULT_CHUNK_BYTES = 64 * 1024
+
+Response = transcription_pb2.TranscriptionResponse
+OnSent = Callable[[int], object]
+OnSegment = Callable[[transcription_pb2.Segment], object]
+OnProgress = Callable[[transcription_pb2.Progress], object]
+
+
+class TranscriptionClient:
+    """A connection to one server; a context manager, usable from several threads."""
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        timeout_s: float | None = None,
+        *,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        retry: RetryPolicy | None = None,
+        tls: bool = False,
+        ca_file: Path | str | None = None,
+        cert_file: Path | str | None = None,
+        key_file: Path | str | None = None,
+        token: str | None = None,
+    ) -> None:
+        """Connects on the first call; `timeout_s` bounds each call, its retries included.
+
+        `tls` encrypts the connection, and so does any of the PEM files: `ca_file` is the authority that the server's
+        certificate must be of (by default one of the well-known), `cert_file` and `key_file` are the client's own.
+        `token` goes with every call, and without TLS anybody on the way can read it.
+
+        Raises:
+            OSError: a file cannot be read.
+            ValueError: files or token make no sense; see client_channel.py.
+        """
+        self._timeout_s = timeout_s
+        self._retry = retry or RetryPolicy()
+        self._metadata = bearer(token)
+        self._closed = threading.Event()
+        self._answers_in_parts = True  # until the server says otherwise
+        self._channel = open_channel(address, tls_credentials(tls, ca_file, cert_file, key_file), max_message_bytes)
+        build_stub: Callable[[grpc.Channel], Any] = transcription_pb2_grpc.TranscriptionServiceStub  # it has no types
+        self._stub = build_stub(self._channel)
+
+    def __enter__(self) -> "TranscriptionClient":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection, cancels the calls still on it and keeps those that wait from being made again."""
+        self._closed.set()
+        self._channel.close()
+
+    def transcribe(self, path: Path | str, audio_format: str | None = None, sample_rate: int = 0) -> Response:
+        """Sends the file as one message.
+
+        `audio_format` defaults to the name's ending; `sample_rate` (Hz) is for raw PCM ("pcm") only.
+
+        Raises:
+            OSError: the file cannot be read.
+            TranscriptionRefusedError: the content was refused; the same file will be refused again.
+            grpc.RpcError: the call failed.
+        """
+        path = Path(path)
+        request = transcription_pb2.AudioRequest(
+            audio_data=path.read_bytes(),
+            filename=_name_of(path),
+            format=_format_of(path, audio_format),
+            sample_rate=sample_rate,
+        )
+        return self._call(lambda options: read_response(self._stub.TranscribeAudio.future(request, **options)))
+
+    def transcribe_stream(
+        self,
+        path: Path | str,
+        chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+        on_sent: OnSent = lambda sent_bytes: None,
+        audio_format: str | None = None,
+        sample_rate: int = 0,
+    ) -> Response:
+        """Sends the file in pieces of `chunk_bytes`, never holding more of it than a few of them.
+
+        `on_sent` hears the size of each piece once it has left, on another thread; when the upload begins anew, a
+        negative one that takes back what was reported. The rest is as in `transcribe`.
+        """
+        source = Source(Path(path), _description(Path(path), audio_format, sample_rate), chunk_bytes, on_sent)
+        return self._send(source)
+
+    def transcribe_incremental(
+        self,
+        path: Path | str,
+        chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+        on_sent: OnSent = lambda sent_bytes: None,
+        audio_format: str | None = None,
+        sample_rate: int = 0,
+        *,
+        on_segment: OnSegment = lambda segment: None,
+        on_progress: OnProgress = lambda progress: None,
+    ) -> Response:
+        """As `transcribe_stream`, and meanwhile tells `on_segment` and `on_progress` what the server has done so far.
+
+        Each stretch of the audio is told once, though the call be made again. A server that cannot answer in parts is
+        asked for the whole.
+
+        Raises:
+            IncompleteAnswerError: the server broke the contract.
+        """
+        source = Source(Path(path), _description(Path(path), audio_format, sample_rate), chunk_bytes, on_sent)
+        if self._answers_in_parts:
+            try:
+                return self._follow(source, on_segment, on_progress)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                    raise
+            self._answers_in_parts = False
+        return self._send(source)
+
+    def _send(self, source: Source) -> Response:
+        def attempt(options: dict[str, Any]) -> Response:
+            with source.open() as upload:
+                return _blame_file(
+                    upload, lambda: read_response(self._stub.TranscribeAudioStream.future(upload, **options))
+                )
+
+        return self._call(attempt)
+
+    def _follow(self, source: Source, on_segment: OnSegment, on_progress: OnProgress) -> Response:
+        told_s = 0.0  # what on_segment knows of
+
+        def tell(segment: transcription_pb2.Segment) -> None:
+            nonlocal told_s
+            if segment.end_s > told_s:
+                told_s = segment.end_s
+                on_segment(segment)
+
+        def attempt(options: dict[str, Any]) -> Response:
+            with source.open() as upload:
+                call = self._stub.TranscribeAudioIncremental(upload, **options)
+                return _blame_file(upload, lambda: read_updates(call, tell, on_progress))
+
+        return self._call(attempt)
+
+    def _call(self, attempt: Callable[[dict[str, Any]], Response]) -> Response:
+        return with_retries(
+            lambda timeout_s: attempt({"timeout": timeout_s, "metadata": self._metadata}),
+            self._retry,
+            self._timeout_s,
+            self._closed,
+        )
+
+
+def _blame_file(upload: Upload, answer: Callable[[], Response]) -> Response:
+    """What `answer` returns; a file that broke off is named as the cause, where gRPC says only that something did."""
+    try:
+        return answer()
+    except grpc.RpcError:
+        if upload.failure:
+            raise upload.failure from None
+        raise
+
+
+def _description(path: Path, audio_format: str | None, sample_rate: int) -> transcription_pb2.AudioChunk:
+    return transcription_pb2.AudioChunk(
+        filename=_name_of(path), format=_format_of(path, audio_format), sample_rate=sample_rate
+    )
+
+
+def _name_of(path: Path) -> str:
+    return path.name.encode("utf-8", "replace").decode("utf-8")  # a name on disk may be no text at all
+
+
+def _format_of(path: Path, audio_format: str | None) -> str:
+    return path.suffix.lower().lstrip(".") if audio_format is None else audio_format

@@ -1,0 +1,124 @@
+"""Tells how jobs end: outputs to stdout in the order of the recordings, all else to stderr as it happens."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from api.grpc.client.batch import Exit, Outcome
+from api.grpc.client.files import Job
+from api.grpc.client.messages import figures
+from generated.v1.transcription_pb2 import Progress, TranscriptionResponse
+
+_SKIPPED = "пропущено"
+_LABELS = {Exit.DONE: "готово", Exit.REFUSED: "отказано", Exit.FAILED: "не удалось"}
+
+
+class Report:
+    """Hears every outcome once; `is_single` means one file, told in detail."""
+
+    def __init__(self, jobs: list[Job], render: Callable[[TranscriptionResponse], str], is_single: bool) -> None:
+        self._jobs = jobs
+        self._render = render
+        self._is_single = is_single
+        self._ended: dict[Job, str] = {}  # with what stdout is still to get
+        self._in_order = iter(jobs)
+        self._next = next(self._in_order, None)
+        self._counts: Counter[str] = Counter()
+        self.exit = Exit.DONE
+
+    def tell(self, outcome: Outcome) -> None:
+        """Prints what is to be said about a job that has ended."""
+        self.exit = max(self.exit, outcome.exit)
+        is_skipped = outcome.exit is Exit.DONE and outcome.response is None
+        self._counts[_SKIPPED if is_skipped else _LABELS[outcome.exit]] += 1
+        to_stdout = outcome.response is not None and outcome.job.output is None
+        self._print_in_order(outcome.job, self._render(outcome.response) if to_stdout and outcome.response else "")
+        for line in self._lines(outcome):
+            say_above(line)
+
+    def sum_up(self) -> None:
+        """Prints what still waited for a job that has not ended, and the last line about several files."""
+        for job in self._jobs:
+            sys.stdout.write(self._ended.pop(job, ""))
+        sys.stdout.flush()
+        if self._is_single:
+            return
+        counts = {label: self._counts[label] for label in (*_LABELS.values(), _SKIPPED)}
+        counts["не отправлено"] = len(self._jobs) - self._counts.total()
+        say_above("Файлов: " + ", ".join(f"{label} {number}" for label, number in counts.items() if number))
+
+    def _print_in_order(self, job: Job, text: str) -> None:
+        self._ended[job] = text
+        while self._next in self._ended:
+            assert self._next
+            sys.stdout.write(self._ended.pop(self._next))
+            self._next = next(self._in_order, None)
+        sys.stdout.flush()
+
+    def _lines(self, outcome: Outcome) -> list[str]:
+        name, response = outcome.job.recording, outcome.response
+        if outcome.problem:
+            return [f"❌ {name}: {outcome.problem}"]
+        if response is None:
+            return [f"⏭ {name}: уже есть {outcome.job.output} (--overwrite - заново)"]
+        warnings = [f"⚠️ {name}: {warning}" for warning in response.warnings]
+        if self._is_single:
+            return [*figures(response), *warnings]
+        where = f" → {outcome.job.output}" if outcome.job.output else ""
+        spent = f"{response.audio_duration:.1f} сек аудио за {response.processing_time:.1f} сек"
+        return [f"✅ {name}{where}: {spent}", *warnings]
+
+
+_BYTES = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}Б из {total_fmt}Б, {elapsed}"
+_SECONDS = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f} из {total:.0f} сек, {elapsed}"
+_FILES = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt} из {total_fmt}, {elapsed}"
+
+
+@dataclass(frozen=True)
+class CallBars:
+    """One bar for the bytes sent, one for the seconds of audio that are done of those decoded so far."""
+
+    upload: Any
+    done: Any
+
+    def on_sent(self, sent_bytes: int) -> None:
+        """Moves the upload's bar; see TranscriptionClient.transcribe_stream."""
+        self.upload.update(sent_bytes)
+        sent = self.upload.n >= self.upload.total
+        self.upload.set_description_str("Отправлено, идёт распознавание" if sent else "Отправка")
+
+    def on_progress(self, progress: Progress) -> None:
+        """Moves the other bar."""
+        self.done.total = max(progress.decoded_s, progress.done_s)
+        self.done.n = progress.done_s
+        self.done.refresh()
+
+
+@contextmanager
+def call_bars(size_bytes: int, shown: bool) -> Iterator[CallBars]:
+    """Bars for one streamed call; nothing where stderr is not a terminal."""
+    options: dict[str, Any] = {"file": sys.stderr, "disable": None if shown else True}
+    with (  # the upper bar is closed first, and so keeps its place
+        tqdm(desc="Распознано", bar_format=_SECONDS, position=1, total=0, **options) as done,
+        tqdm(desc="Отправка", bar_format=_BYTES, position=0, total=size_bytes, unit_scale=True, **options) as upload,
+    ):
+        yield CallBars(upload, done)
+
+
+@contextmanager
+def files_bar(count: int) -> Iterator[Any]:
+    """A bar for `count` files; a single one needs none, and neither does a stderr that is not a terminal."""
+    with tqdm(
+        desc="Файлы", total=count, file=sys.stderr, bar_format=_FILES, disable=True if count < 2 else None
+    ) as bar:
+        yield bar
+
+
+def say_above(line: str) -> None:
+    """Prints a line to stderr without tearing the bars."""
+    tqdm.write(line, file=sys.stderr)

@@ -1,0 +1,95 @@
+"""Writes a response as text, subtitles, table or JSON, and puts it into a file that is complete or not there."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+from google.protobuf import json_format
+
+from api.grpc.client.subtitles import Cue, cues
+from generated.v1.transcription_pb2 import SegmentStatus, TranscriptionResponse
+
+
+def _text(response: TranscriptionResponse) -> str:
+    return response.transcript + "\n"
+
+
+def _srt(response: TranscriptionResponse) -> str:
+    return "".join(
+        f"{number}\n{_timing(cue, ',')}\n{cue.text.replace('-->', '→')}\n\n"
+        for number, cue in enumerate(cues(response), start=1)
+    )
+
+
+def _vtt(response: TranscriptionResponse) -> str:
+    blocks = (f"\n{_timing(cue, '.')}\n{_escaped(cue.text)}\n" for cue in cues(response))
+    return "WEBVTT\n" + "".join(blocks)
+
+
+def _tsv(response: TranscriptionResponse) -> str:
+    """Every stretch of the audio, the silent ones too."""
+    return "".join("\t".join(row) + "\n" for row in _rows(response))
+
+
+def _json(response: TranscriptionResponse) -> str:
+    text = json_format.MessageToJson(
+        response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, ensure_ascii=False
+    )
+    return text + "\n"
+
+
+WRITERS: dict[str, Callable[[TranscriptionResponse], str]] = {
+    "text": _text,
+    "srt": _srt,
+    "vtt": _vtt,
+    "json": _json,
+    "tsv": _tsv,
+}
+ENDINGS = {name: ".txt" if name == "text" else f".{name}" for name in WRITERS}
+
+
+def write_complete(path: Path, text: str) -> None:
+    """Writes `text` (UTF-8, "\\n") so that whoever sees `path` sees all of it, whatever happens meanwhile.
+
+    A link is followed. What is no file, such as /dev/null or a pipe, is written to and never replaced.
+
+    Raises:
+        OSError: the file cannot be written; what was there before is still there.
+    """
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8", newline="\n")
+        return
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{uuid4().hex}.part")  # a name of its own: that of the file may be as long as names can be
+    try:
+        with draft.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _rows(response: TranscriptionResponse) -> Iterator[tuple[str, ...]]:
+    yield ("start_s", "end_s", "status", "text")
+    for segment in response.segments:
+        status = SegmentStatus.Name(segment.status)
+        yield (f"{segment.start_s:.3f}", f"{segment.end_s:.3f}", status, " ".join(segment.text.split()))
+
+
+def _timing(cue: Cue, comma: str) -> str:
+    return f"{_clock(cue.start_ms, comma)} --> {_clock(cue.end_ms, comma)}"
+
+
+def _clock(time_ms: int, comma: str) -> str:
+    seconds, milliseconds = divmod(time_ms, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{seconds:02}{comma}{milliseconds:03}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

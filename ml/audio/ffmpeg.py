@@ -1,0 +1,120 @@
+"""Finds the ffmpeg program that does the decoding, and says how to get one where there is none."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ml.errors import DecoderUnavailableError, InvalidSampleRateError
+from ml.types import SAMPLE_RATE
+
+PROBE_TIMEOUT_S = 30.0
+# What a program needs to load its libraries; nothing else of our environment (tokens, keys) is the decoder's business.
+_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
+
+
+def child_environment() -> dict[str, str]:
+    """Return the smallest environment in which ffmpeg starts."""
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+
+
+def creation_flags() -> int:
+    """Return the flags for `subprocess` which keep a console window from flashing up on Windows; 0 elsewhere."""
+    if sys.platform == "win32":
+        return subprocess.CREATE_NO_WINDOW
+    return 0
+
+
+def find_ffmpeg(configured: str | None = None) -> Path:
+    """Return the ffmpeg to use, having made sure that it runs and can read from a file descriptor.
+
+    `configured` is the value of FFMPEG_BINARY, a path or a name on the PATH; without it the binary of the
+    imageio-ffmpeg package is taken.
+
+    Raises: DecoderUnavailableError.
+    """
+    ffmpeg = _configured(configured) if configured else _bundled()
+    if "fd" not in _input_protocols(ffmpeg):
+        raise DecoderUnavailableError(
+            "Найденный ffmpeg слишком старый: он не умеет читать из файлового дескриптора (протокол fd). "
+            "Установите пакет: pip install imageio-ffmpeg, либо укажите в FFMPEG_BINARY ffmpeg 6.0 или новее."
+        )
+    return ffmpeg
+
+
+def _configured(configured: str) -> Path:
+    found = shutil.which(configured)
+    if found is None:
+        raise DecoderUnavailableError(
+            "Настройка FFMPEG_BINARY указывает на файл, которого нет или который нельзя запустить. Исправьте её "
+            "или уберите, установив пакет: pip install imageio-ffmpeg."
+        )
+    return Path(found)
+
+
+def _bundled() -> Path:
+    try:
+        import imageio_ffmpeg
+
+        return Path(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError) as error:
+        raise DecoderUnavailableError(
+            "Нет ffmpeg, без которого не прочитать аудио. Установите пакет: pip install imageio-ffmpeg, "
+            "либо укажите путь к ffmpeg в настройке FFMPEG_BINARY."
+        ) from error
+
+
+def _input_protocols(ffmpeg: Path) -> set[str]:
+    try:
+        answer = subprocess.run(
+            [ffmpeg, "-hide_banner", "-protocols"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=PROBE_TIMEOUT_S,
+            env=child_environment(),
+            creationflags=creation_flags(),
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise DecoderUnavailableError(
+            "Найденный ffmpeg не запускается на этой машине. Установите пакет: pip install imageio-ffmpeg, "
+            "либо укажите рабочий ffmpeg в настройке FFMPEG_BINARY."
+        ) from error
+    inputs = answer.stdout.decode(errors="replace").partition("Output:")[0]
+    return set(inputs.split())
+
+
+SAMPLE_BYTES = 2  # s16le
+MIN_PCM_SAMPLE_RATE = 1_000  # Hz
+MAX_PCM_SAMPLE_RATE = 384_000  # Hz
+PROTOCOLS = "fd"  # the one way to read anything: the descriptor the caller opened
+# Demuxers, not file endings: ffmpeg looks at the content. Playlists (HLS, ffconcat) must never be among them, because
+# they make ffmpeg open other files and addresses.
+CONTAINERS = "mp3,wav,flac,ogg,aac,mov"
+
+
+def decode_command(ffmpeg: Path, max_duration_s: float, pcm_sample_rate: int | None) -> list[str]:
+    """Return the command; it decodes a second more than `max_duration_s`, so that excess can be told from the limit.
+
+    `pcm_sample_rate` (Hz) marks the input as raw 16-bit little-endian mono PCM.
+
+    Raises: InvalidSampleRateError.
+    """
+    guard = ["-nostdin", "-hide_banner", "-loglevel", "level+warning", "-threads", "1"]
+    source = ["-protocol_whitelist", PROTOCOLS, *_input_format(pcm_sample_rate), "-fd", "0", "-i", "fd:"]
+    choice = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-t", f"{max_duration_s + 1:.3f}"]
+    output = ["-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "s16le", "-"]
+    return [str(ffmpeg), *guard, *source, *choice, *output]
+
+
+def _input_format(pcm_sample_rate: int | None) -> list[str]:
+    if pcm_sample_rate is None:
+        return ["-format_whitelist", CONTAINERS]
+    if not MIN_PCM_SAMPLE_RATE <= pcm_sample_rate <= MAX_PCM_SAMPLE_RATE:
+        raise InvalidSampleRateError(
+            f"Частота дискретизации sample_rate = {pcm_sample_rate} Гц не подходит: для несжатого PCM "
+            f"нужна от {MIN_PCM_SAMPLE_RATE} до {MAX_PCM_SAMPLE_RATE} Гц."
+        )
+    return ["-format_whitelist", "s16le", "-f", "s16le", "-ar", str(pcm_sample_rate), "-ac", "1"]

@@ -1,0 +1,173 @@
+"""Runs one decoder process: drains its complaints, and kills it when cancelled, late or no longer wanted."""
+
+import logging
+import subprocess
+import threading
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO
+
+from ml.audio.ffmpeg import child_environment, creation_flags
+from ml.audio.limits import ChildLimits, restrict
+from ml.errors import DecoderUnavailableError
+
+logger = logging.getLogger(__name__)
+
+WATCH_INTERVAL_S = 0.05
+_LINE_BYTES = 4096  # a longer line of complaint is read in pieces
+_KEPT_LINES = 20
+# With `-loglevel level+warning` each line names its level. No mere warning means lost sound.
+_LOSS_MARKS = (b"[error]", b"[fatal]", b"[panic]")
+_NO_TRACK_MARK = b"matches no streams"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the process ended.
+
+    exit_code: as `subprocess` gives it, negative for a signal; cancelled, timed_out: we killed it for that reason;
+    complained: it reported lost or damaged data; no_track: it found no audio track
+    """
+
+    exit_code: int
+    cancelled: bool
+    timed_out: bool
+    complained: bool
+    no_track: bool
+
+
+class DecoderChild:
+    """One running decoder. Close it in every outcome: that alone frees the process, its two threads and its pipes."""
+
+    def __init__(
+        self,
+        command: list[str],
+        source: IO[bytes] | None,
+        timeout_s: float,
+        limits: ChildLimits,
+        cancelled: threading.Event,
+    ) -> None:
+        """Start `command` with `source` as its standard input; None opens a pipe for `feed`.
+
+        `timeout_s` bounds the time spent waiting for it, all reads together, while it has input to work on.
+
+        Raises: DecoderUnavailableError.
+        """
+        self._timeout_s = timeout_s
+        self._cancelled = cancelled
+        self._waiting = False  # somebody waits for output
+        self._has_input = source is not None  # there is something it could be working on
+        self._over = threading.Event()
+        self._was_cancelled = self._was_late = self._complained = self._no_track = False
+        self._last_lines: deque[bytes] = deque(maxlen=_KEPT_LINES)
+        self._threads = [
+            threading.Thread(target=self._drain, name="decoder-complaints", daemon=True),
+            threading.Thread(target=self._watch, name="decoder-watchdog", daemon=True),
+        ]
+        self._process = _start(command, source)
+        try:
+            self._limits_held = restrict(self._process.pid, limits)
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The process id, for logs and tests."""
+        return self._process.pid
+
+    def read(self, n_bytes: int) -> bytes:
+        """Return exactly `n_bytes` of output; fewer, or none, only when the process has ended its output."""
+        assert self._process.stdout is not None
+        self._waiting = True
+        try:
+            return self._process.stdout.read(n_bytes)
+        finally:
+            self._waiting = False
+
+    def feed(self, data: bytes) -> bool:
+        """Write `data` to its pipe, waiting while that is full; False once it reads no more."""
+        assert self._process.stdin is not None
+        self._has_input = True
+        try:
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+        except (OSError, ValueError):  # it is gone: a broken pipe (on Windows also EINVAL), or closed by us
+            return False
+        finally:
+            self._has_input = False
+        return True
+
+    def end_input(self) -> None:
+        """Say that there is nothing more to feed."""
+        self._has_input = True  # what is left in the pipe
+        self._close_input()
+
+    def finish(self) -> Ending:
+        """Wait for the end of the process, within what is left of the time limit, free everything, say how it was."""
+        self._waiting = True
+        exit_code = self._process.wait()
+        self.close()
+        if self._last_lines:
+            logger.debug("decoder exit code %d, last words: %s", exit_code, b" | ".join(self._last_lines))
+        return Ending(exit_code, self._was_cancelled, self._was_late, self._complained, self._no_track)
+
+    def close(self) -> None:
+        """Kill the process if it still runs, and free everything. May be called again."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._over.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        self._close_input()
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+        self._limits_held = None
+
+    def _close_input(self) -> None:
+        if self._process.stdin is not None:
+            with suppress(OSError):  # what could not be written is of no interest any more
+                self._process.stdin.close()
+
+    def _watch(self) -> None:
+        waited_s = 0.0
+        while not self._over.wait(WATCH_INTERVAL_S):
+            self._was_cancelled = self._cancelled.is_set()
+            waited_s += WATCH_INTERVAL_S if self._waiting and self._has_input else 0.0
+            self._was_late = waited_s > self._timeout_s
+            if self._was_cancelled or self._was_late:
+                self._process.kill()
+                return
+
+    def _drain(self) -> None:
+        """Read complaints as they come: a process nobody listens to stops once 64 KiB of them are waiting."""
+        assert self._process.stderr is not None
+        while line := self._process.stderr.readline(_LINE_BYTES):
+            self._last_lines.append(line.strip()[:300])
+            self._complained = self._complained or any(mark in line for mark in _LOSS_MARKS)
+            self._no_track = self._no_track or _NO_TRACK_MARK in line
+
+
+def _start(command: list[str], source: IO[bytes] | None) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE if source is None else source,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=child_environment(),
+            creationflags=creation_flags(),
+            # Ctrl-C in a terminal reaches the whole process group; ffmpeg would stop politely in the middle of a
+            # recording whose request is still being finished.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise DecoderUnavailableError(
+            "Не удалось запустить ffmpeg. Проверьте настройку FFMPEG_BINARY и то, что машине хватает памяти."
+        ) from error

@@ -1,0 +1,230 @@
+"""Splits a waveform of any length into chunks the model can take, cut at pauses, while it is still arriving."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.types import SAMPLE_RATE, Waveform
+
+MAX_CHUNK_S = 30
+MIN_TARGET_S = 1
+_EARLIEST_SHARE = 0.2  # of the target: a pause sooner than that is not worth a chunk
+_MAX_TAIL_S = 1.0  # what is left after the last cut should be no shorter, or the model gets a sliver
+
+
+FRAME_S = 0.01
+_POWER_FLOOR = 1e-9  # -90 dB re full scale: below it everything is digital silence
+_FLOOR_PERCENTILE = 5
+_SPEECH_PERCENTILE = 90
+_MAX_RANGE_DB = 45.0  # a floor deeper than this below speech is a gate or digital silence, not the room
+_MIN_RANGE_DB = 6.0  # with less there are no pauses to tell from sound: music, steady noise, silence
+_SURE_SHARE = 0.15  # a pause lies in the lowest 15 % of the range between floor and speech,
+_LIKELY_SHARE = 0.3  # or, with a breath or an echo in it, in the lowest 30 %; so do some soft consonants
+_SMOOTH_FRAMES = 3  # 30 ms: evens out noise, leaves the closure of a stop consonant (60-80 ms) short
+_MIN_PAUSE_FRAMES = 10  # 100 ms: longer than such a closure
+_SURE_PAUSE_FRAMES = 20  # 200 ms: more than a closure and what is hardly heard of a word after it
+_LONG_PAUSE_FRAMES = 40  # 400 ms: more adds nothing to the certainty that this is a pause
+_MARGIN_FRAMES = 25  # 250 ms of a long pause stay on either side of the cut
+_LEAST_MARGIN_FRAMES = 12  # 120 ms, or half of a shorter pause, come before a cut at the end of the allowed range
+_DIP_FRAMES = 9  # 90 ms: without pauses, a gap between words should still win over a shorter closure
+
+Frames = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The frame before which to cut, and whether a word may be there."""
+
+    frame: int
+    in_word: bool
+
+
+@dataclass(frozen=True)
+class _Pause:
+    """Frames [start, end) of quiet, and the frame `cut` before which to cut in it."""
+
+    start: int
+    end: int
+    cut: int
+
+
+def frame_powers(waveform: NDArray[np.float32], hop: int) -> Frames:
+    """Return the mean power (n,) of the whole frames of `hop` samples in waveform (N,), each freed of its mean.
+
+    Freeing each frame of its mean makes a constant offset and low hum count for nothing. A frame's power depends on
+    its own samples alone, to the last bit.
+    """
+    frames = waveform[: len(waveform) // hop * hop].reshape(-1, hop)
+    centred = frames - frames.mean(axis=1, keepdims=True)  # (n, hop)
+    np.square(centred, out=centred)
+    powers: Frames = centred.mean(axis=1).astype(np.float64)
+    return powers
+
+
+def best_cut(powers: Frames, earliest: int, latest: int) -> Cut:
+    """Return where in [earliest, latest] to cut a stretch whose frames have these powers (n,).
+
+    A pause in the later half of the allowed range wins, then one in the rest, then the quietest moment of the later
+    half. `n` may exceed `latest`: what follows tells how long a pause goes on.
+    """
+    preferred = max(earliest, latest // 2)
+    levels, dips = _decibels(_smooth(powers, _SMOOTH_FRAMES)), _decibels(_smooth(powers, _DIP_FRAMES))
+    # The deepest dip is the true floor, even where there is a single pause. Where it is not, being a moment of digital
+    # silence in a noisy recording, the floor is what the quiet part of the stretch comes down to.
+    deepest, usual = float(dips.min()), float(np.percentile(levels, _FLOOR_PERCENTILE))
+    for floor, share in ((deepest, _SURE_SHARE), (deepest, _LIKELY_SHARE), (usual, _LIKELY_SHARE)):
+        pauses = _pauses(levels, floor, share, earliest, latest)
+        for start in (preferred, earliest):
+            choice = [pause for pause in pauses if pause.cut >= start]
+            if choice:
+                best = max(choice, key=lambda pause: _merit(pause, latest))
+                return Cut(best.cut, best.end - best.start < _SURE_PAUSE_FRAMES)
+    is_steady = float(np.percentile(levels, _SPEECH_PERCENTILE)) - deepest < _MIN_RANGE_DB
+    return Cut(_bottom(dips, preferred, latest), not is_steady)
+
+
+def _pauses(levels: Frames, floor: float, share: float, earliest: int, latest: int) -> list[_Pause]:
+    """Return the pauses that can be cut within [earliest, latest].
+
+    They are runs of levels (n,) in dB within the lowest `share` of the range from the noise floor, in dB, to speech.
+    """
+    speech = np.percentile(levels, _SPEECH_PERCENTILE)
+    floor = max(floor, speech - _MAX_RANGE_DB)
+    if speech - floor < _MIN_RANGE_DB:
+        return []
+    quiet = levels <= floor + share * (speech - floor)
+    edges = np.flatnonzero(np.diff(quiet.astype(np.int8), prepend=0, append=0))
+    found = []
+    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        margin = min(_MARGIN_FRAMES, (end - start) // 2)
+        cut = min(latest, end - margin)
+        if end - start >= _MIN_PAUSE_FRAMES and cut >= max(earliest, start + min(margin, _LEAST_MARGIN_FRAMES)):
+            found.append(_Pause(start, end, cut))
+    return found
+
+
+def _merit(pause: _Pause, latest: int) -> float:
+    """Return how good a cut in `pause` is: its length (0 to 1) and its closeness to the target (to 1/2)."""
+    length = min(pause.end - pause.start, _LONG_PAUSE_FRAMES) / _LONG_PAUSE_FRAMES
+    return length + 0.5 * pause.cut / latest
+
+
+def _bottom(dips: Frames, earliest: int, latest: int) -> int:
+    """Return the frame in [earliest, latest] with the lowest of these levels (n,); of equal ones the latest."""
+    window = np.append(dips, dips[-1])[earliest : latest + 1]
+    return earliest + len(window) - 1 - int(np.argmin(window[::-1]))
+
+
+def _smooth(powers: Frames, width: int) -> Frames:
+    """Return the mean over `width` frames around each; at the ends, over those that there are."""
+    half = width // 2
+    sums = np.concatenate([[0.0], np.cumsum(powers)])
+    centre = np.arange(len(powers))
+    start = np.maximum(centre - half, 0)
+    end = np.minimum(centre + half + 1, len(powers))
+    return np.asarray((sums[end] - sums[start]) / (end - start))
+
+
+def _decibels(powers: Frames) -> Frames:
+    return np.asarray(10 * np.log10(np.maximum(powers, _POWER_FLOOR)))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A cut for the model.
+
+    waveform: mono float32 (N,) in [-1, 1]; may share memory with what it was cut from, so do not write to it
+    start_sample: its place in the whole recording
+    sample_rate: Hz
+    ends_in_word: whether there may be a word where it ends, for want of a pause
+    """
+
+    waveform: Waveform
+    start_sample: int
+    sample_rate: int = SAMPLE_RATE
+    ends_in_word: bool = False
+
+    @property
+    def start_s(self) -> float:
+        """Start in the recording, seconds."""
+        return self.start_sample / self.sample_rate
+
+    @property
+    def end_s(self) -> float:
+        """End in the recording, seconds."""
+        return (self.start_sample + len(self.waveform)) / self.sample_rate
+
+
+class PauseSplitter:
+    """Takes a recording in blocks of any size and gives it back in chunks of nearly, never over, `target_s`.
+
+    Every sample is in exactly one chunk, in order. Where a cut falls depends only on the samples from the start of
+    its chunk to at most a second after the target, so the sizes of the blocks do not matter. Holds little more than
+    one chunk and one block. One recording per splitter.
+    """
+
+    def __init__(self, target_s: float, sample_rate: int = SAMPLE_RATE) -> None:
+        """Raises ValueError unless `target_s` is from 1 to 30 s."""
+        if not MIN_TARGET_S <= target_s <= MAX_CHUNK_S:
+            raise ValueError(f"target_s must be from {MIN_TARGET_S} to {MAX_CHUNK_S} s, not {target_s:g}")
+        self._sample_rate = sample_rate
+        self._hop = round(sample_rate * FRAME_S)
+        self._target_samples = int(target_s * sample_rate)
+        self._tail_samples = int(min(_MAX_TAIL_S, target_s / 4) * sample_rate)
+        self._start_sample = 0
+        self._blocks: list[Waveform] = []  # samples since the start of the chunk
+        self._n_held = 0
+        self._powers: list[Frames] = []  # of their whole frames
+        self._unframed = np.zeros(0, np.float32)  # the samples after those frames
+
+    def push(self, block: Waveform) -> list[Chunk]:
+        """Take the next samples (n,) and return the chunks that are now decided."""
+        self._blocks.append(block)
+        self._n_held += len(block)
+        unframed = np.concatenate([self._unframed, block]) if len(self._unframed) else block
+        self._powers.append(frame_powers(unframed, self._hop))
+        self._unframed = unframed[len(unframed) // self._hop * self._hop :].copy()
+        return self._cut_while_longer_than(self._target_samples + self._tail_samples)
+
+    def finish(self) -> list[Chunk]:
+        """Return the remaining chunks: two at most, none if there is nothing left."""
+        chunks = self._cut_while_longer_than(self._target_samples)
+        if self._n_held:
+            chunks.append(Chunk(_joined(self._blocks), self._start_sample, self._sample_rate))
+        self._blocks, self._n_held, self._powers = [], 0, []
+        return chunks
+
+    def _cut_while_longer_than(self, limit_samples: int) -> list[Chunk]:
+        if self._n_held <= limit_samples:
+            return []
+        waveform, powers = _joined(self._blocks), np.concatenate(self._powers)
+        chunks = []
+        while len(waveform) > limit_samples:
+            cut = self._next_cut(len(waveform), powers)
+            n_samples = cut.frame * self._hop
+            chunks.append(Chunk(waveform[:n_samples], self._start_sample, self._sample_rate, cut.in_word))
+            self._start_sample += n_samples
+            waveform, powers = waveform[n_samples:], powers[cut.frame :]
+        self._blocks, self._n_held, self._powers = [waveform], len(waveform), [powers]
+        return chunks
+
+    def _next_cut(self, n_held: int, powers: Frames) -> Cut:
+        """Return where to end the chunk at the start of what is held, which is longer than the target."""
+        n_seen = min(n_held, self._target_samples + self._tail_samples)
+        latest = min(self._target_samples, n_seen - self._tail_samples) // self._hop
+        earliest = max(1, int(self._target_samples * _EARLIEST_SHARE) // self._hop)
+        return best_cut(powers[: n_seen // self._hop], earliest, latest)
+
+
+def split_at_pauses(waveform: Waveform, sample_rate: int, target_s: float) -> list[Chunk]:
+    """Return waveform (N,) in chunks of nearly, never over, `target_s` (1 to 30), cut in pauses where there are any.
+
+    Raises: ValueError for another target.
+    """
+    splitter = PauseSplitter(target_s, sample_rate)
+    return splitter.push(waveform) + splitter.finish()
+
+
+def _joined(blocks: list[Waveform]) -> Waveform:
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)

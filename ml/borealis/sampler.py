@@ -1,0 +1,69 @@
+"""Picks the next token of every slot on the device: greedily, or as the model card samples."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ml.borealis.config import GenerationOptions
+
+SEED_STRIDE = 0x9E3779B1  # 2**32 over the golden ratio: seeds side by side end up far apart
+
+
+class TokenPicker:
+    """Greedy choice, or temperature → top-k → top-p with random numbers that belong to the chunk, not to the batch.
+
+    The order of the filters is that of transformers' generate(). A chunk's numbers are drawn when it takes its slot,
+    from its own seed and the options', so that its text does not depend on which chunks it shares the batch with.
+    """
+
+    def __init__(self, options: GenerationOptions, slots: int, device: torch.device) -> None:
+        self._options = options
+        self._uniform = torch.zeros(slots, options.max_new_tokens, device=device)  # one number a slot and a token
+        self._sampled = torch.zeros(slots, dtype=torch.bool, device=device)
+        self._seeded = [False] * slots  # the same on the host
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether single slots are sampled although the options are greedy."""
+        return not self._options.do_sample and any(self._seeded)
+
+    def seat(self, rows: list[int], seeds: Sequence[int | None]) -> None:
+        """Draws the random numbers of the chunks that take the slots `rows`; a seed of None is for greedy choice."""
+        for row, seed in zip(rows, seeds, strict=True):
+            if self._seeded[row] or seed is not None:
+                self._sampled[row] = seed is not None
+            self._seeded[row] = seed is not None
+            if seed is None:
+                continue
+            mixed = (seed + SEED_STRIDE * self._options.seed) % 2**32  # torch's generator takes no more bits
+            generator = torch.Generator().manual_seed(mixed)
+            drawn = torch.rand(self._options.max_new_tokens, generator=generator)
+            self._uniform[row].copy_(drawn)
+
+    def move(self, row: int, to: int) -> None:
+        """The chunk in the slot `row` goes on in the slot `to`."""
+        self._uniform[to] = self._uniform[row]
+        self._sampled[to] = self._sampled[row]
+        self._sampled[row] = False
+        self._seeded[to], self._seeded[row] = self._seeded[row], False
+
+    def pick(self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """The next tokens (n,) for `logits` (n, V) of the slots `rows` (n,) that have `counts` (n,) tokens so far."""
+        if self._options.do_sample:
+            return self._sample(logits, rows, counts)
+        greedy = logits.argmax(dim=-1)
+        if not self.is_mixed:
+            return greedy
+        return torch.where(self._sampled[rows], self._sample(logits, rows, counts), greedy)
+
+    def _sample(self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        scaled = logits.float() / self._options.temperature
+        top, tokens = scaled.topk(min(self._options.top_k, scaled.shape[-1]), dim=-1)  # (n, k), descending
+        probabilities = top.softmax(dim=-1)
+        before = probabilities.cumsum(dim=-1) - probabilities
+        kept = torch.where(before < self._options.top_p, probabilities, 0.0)
+        cumulative = kept.cumsum(dim=-1)
+        uniform = self._uniform[rows, counts.clamp(max=self._options.max_new_tokens - 1)]
+        threshold = uniform[:, None] * cumulative[:, -1:]
+        choice = (cumulative <= threshold).sum(dim=-1, keepdim=True).clamp(max=top.shape[-1] - 1)
+        return tokens.gather(-1, choice)[:, 0]

@@ -1,0 +1,143 @@
+"""The one owner of the model: chunks of all recordings meet in its slots."""
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from types import TracebackType
+
+import numpy as np
+
+from ml.borealis.features import N_SAMPLES
+from ml.engine.fair_queue import FairQueue
+from ml.engine.scheduler import Batcher, ChunkModel, Job
+from ml.errors import EngineStoppedError
+from ml.types import SAMPLE_RATE, Waveform
+
+SLOTS = 32  # chunks in decoding at once
+QUEUE_CAPACITY = 64  # chunks one recording may have waiting: 0.12 GB at 30 s each
+STOPPED = "Распознавание остановлено: повторите запрос позже."
+
+logger = logging.getLogger("BorealisModel")
+
+
+class Engine:
+    """Runs the model on a thread of its own, which alone touches the device. Close it, or the program does not end.
+
+    Continuous batching: up to `slots` chunks are decoded side by side; one that ends leaves at once, and the next
+    takes its slot, in turn from every recording that waits. Groups of chunks are encoded between or beside the steps.
+    """
+
+    def __init__(self, model: ChunkModel, slots: int = SLOTS, queue_capacity: int = QUEUE_CAPACITY) -> None:
+        self._waiting: FairQueue[Job] = FairQueue(queue_capacity)
+        self._batcher = Batcher(model, slots)
+        self._samples = model.samples
+        self.work = self._batcher.work
+        self._working_since_s: float | None = None
+        self._thread = threading.Thread(target=self._run, name="borealis-engine", daemon=False)
+        self._thread.start()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine's thread is there to answer."""
+        return self._thread.is_alive()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the thread began what it is at; 0 while there is nothing to do. A hung device shows here."""
+        since_s = self._working_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    @property
+    def queued_audio_s(self) -> float:
+        """Seconds of audio that wait for a slot."""
+        return sum(len(job.waveform) for job in self._waiting.snapshot()) / SAMPLE_RATE
+
+    def figures(self) -> dict[str, float]:
+        """What is going on: for metrics."""
+        work, waiting = self.work, self._waiting.snapshot()
+        return {
+            "queued_chunks": len(waiting),
+            "queued_audio_seconds": sum(len(job.waveform) for job in waiting) / SAMPLE_RATE,
+            "slots_occupied": self._batcher.seated,
+            "mean_batch": work.stepped_rows / work.steps if work.steps else 0.0,
+            **{f"engine_{name}": value for name, value in work.snapshot().items()},
+        }
+
+    def submit(self, waveform: Waveform, owner: Hashable = None, sampled: bool = False) -> "Future[str]":
+        """Queues one chunk (N,) float32, 1 to 480,000 samples at 16 kHz, and returns its text to come.
+
+        `owner` is the recording it is of: owners take turns. `sampled` draws the text as the model card does. Blocks
+        while the owner's line is full. Cancelling the future takes the chunk out of the queue or out of its slot. The
+        future fails with RecognitionError if the model fails over this chunk. Raises ValueError for anything but such
+        a chunk and EngineStoppedError once the engine is closed.
+        """
+        if waveform.dtype != np.float32 or waveform.ndim != 1 or not 0 < len(waveform) <= N_SAMPLES:
+            raise ValueError(f"a chunk is 1 to {N_SAMPLES} float32 samples, got {waveform.dtype} {waveform.shape}")
+        job = Job(waveform, owner, time.perf_counter(), sampled or self._samples)
+        if not self._waiting.put(owner, job):
+            raise EngineStoppedError(STOPPED)
+        job.future.add_done_callback(self._evict(owner, job))
+        return job.future
+
+    def warm_up(self) -> None:
+        """Recognises a second of silence, so that the first request finds memory and kernels ready.
+
+        Raises RecognitionError if the model cannot do even that.
+        """
+        self.submit(np.zeros(SAMPLE_RATE, np.float32), owner=self).result()
+
+    def close(self) -> None:
+        """Cancels what waits, finishes what is under way and ends the thread. May be called again."""
+        for job in self._waiting.close():
+            job.drop()
+        self._thread.join()
+
+    def abandon(self) -> None:
+        """Gives everybody up without waiting for the thread, which hangs."""
+        for job in self._waiting.close() + self._batcher.inside():
+            job.give_up()
+
+    def _evict(self, owner: Hashable, job: Job) -> "Callable[[Future[str]], None]":
+        """What takes the chunk out of the queue when its future is cancelled."""
+        reference = weakref.ref(job)  # the future must not hold on to the sound
+
+        def evict(future: "Future[str]") -> None:
+            waiting = reference()
+            if waiting and future.cancelled() and self._waiting.discard(owner, waiting):
+                waiting.drop()
+
+        return evict
+
+    def _run(self) -> None:
+        try:
+            while self._let_in() or self._batcher.busy:
+                self._working_since_s = time.monotonic()
+                self._batcher.advance()
+        except BaseException:
+            logger.critical("Поток распознавания аварийно завершился.", exc_info=True)
+        finally:
+            for job in self._waiting.close():
+                job.drop()
+            for job in self._batcher.abandon():
+                job.give_up()
+
+    def _let_in(self) -> bool:
+        """Lets the next group in where there is room; waits for one while there is nothing else to do."""
+        self._working_since_s = time.monotonic() if self._batcher.busy else None
+        room = self._batcher.room(self._waiting.owners())
+        jobs = self._waiting.take(room, wait=not self._batcher.busy) if room else []
+        if jobs:
+            self._working_since_s = time.monotonic()
+            self._batcher.let_in(jobs)
+        return bool(jobs)

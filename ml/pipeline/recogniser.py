@@ -1,0 +1,116 @@
+"""How chunks become texts: the shape every recogniser has, and the one over an engine."""
+
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+from ml.audio.splitter import Chunk
+from ml.errors import DecodingCancelledError, EngineStoppedError
+from ml.types import Waveform
+
+CANCEL_POLL_S = 0.05  # how soon a cancellation is noticed while a chunk is being recognised
+
+Recognise = Callable[[Iterator[Chunk], threading.Event], Iterator[str]]
+"""Chunks, which may overlap, in; their texts out, in the same order, one for each. Ends early when the event is set."""
+
+
+class Engine(Protocol):
+    """Whatever recognises single chunks in its own time."""
+
+    def submit(self, waveform: Waveform, owner: object, sampled: bool = False) -> "Future[str]":
+        """Queues a waveform (N,) of at most 30 s of the recording `owner`; waits while that has too many waiting."""
+
+
+def recognise_with(engine: Engine, window: int, sampled: bool = False) -> Recognise:
+    """A recogniser that keeps up to `window` chunks of a recording in the engine at once.
+
+    It reads ahead on a thread of its own, so that a text is handed on once it is there, though the next chunk is not.
+    """
+
+    def recognise(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        ahead = _Ahead(engine, window, sampled, chunks, cancelled)
+        try:
+            for future in ahead.futures():
+                yield _wait(future, cancelled)
+        except BaseException:
+            if not ahead.ended:
+                cancelled.set()  # ends the wait for the next chunk: nobody wants it any more
+            raise
+        finally:
+            ahead.close()
+
+    return recognise
+
+
+class _Ahead:
+    """Submits the chunks of one recording to the engine. To be closed; before `ended`, once `cancelled` is set."""
+
+    def __init__(
+        self, engine: Engine, window: int, sampled: bool, chunks: Iterator[Chunk], cancelled: threading.Event
+    ) -> None:
+        self._engine = engine
+        self._sampled = sampled
+        self._chunks = chunks
+        self._cancelled = cancelled
+        self.ended = False  # nothing more will be submitted
+        self._room = threading.Semaphore(window)
+        self._futures: SimpleQueue[Future[str] | None] = SimpleQueue()  # None for the end
+        context = contextvars.copy_context()  # the request's id goes with it into the logs
+        self._thread = threading.Thread(target=context.run, args=(self._run,), name="read-ahead")
+        self._thread.start()
+
+    def futures(self) -> "Iterator[Future[str]]":
+        """What was submitted, in order; reading the next one makes room for another."""
+        while future := self._futures.get():
+            yield future
+            self._room.release()
+
+    def close(self) -> None:
+        """Ends the thread and takes what is still in the engine out of it."""
+        while self._thread.is_alive():
+            self._drop_all()  # the engine may be holding the thread back until there are fewer
+            self._thread.join(CANCEL_POLL_S)
+        self._drop_all()
+
+    def _run(self) -> None:
+        owner = object()  # recordings take turns in the engine
+        try:
+            for chunk in self._chunks:
+                while not self._room.acquire(timeout=CANCEL_POLL_S):
+                    if self._cancelled.is_set():
+                        raise DecodingCancelledError("Запрос отменён")
+                self._futures.put(self._engine.submit(chunk.waveform, owner, self._sampled))
+            self.ended = True
+            self._futures.put(None)
+        except BaseException as error:
+            self.ended = True
+            self._futures.put(_failed(error))
+
+    def _drop_all(self) -> None:
+        with suppress(Empty):
+            while True:
+                if future := self._futures.get_nowait():
+                    future.cancel()
+
+
+def _failed(error: BaseException) -> "Future[str]":
+    future: Future[str] = Future()
+    future.set_exception(error)
+    return future
+
+
+def _wait(future: "Future[str]", cancelled: threading.Event) -> str:
+    while True:
+        try:
+            return future.result(timeout=CANCEL_POLL_S)
+        except FutureTimeoutError:
+            if cancelled.is_set():
+                future.cancel()
+                raise DecodingCancelledError("Запрос отменён") from None
+        except CancelledError:
+            raise EngineStoppedError("Распознавание остановлено: повторите запрос позже.") from None

@@ -1,0 +1,116 @@
+"""Transcribes a recording while it still arrives."""
+
+import contextvars
+import threading
+from concurrent.futures import Future
+from contextlib import ExitStack
+from types import TracebackType
+from typing import BinaryIO
+
+from ml.audio.decoder import Decoding
+from ml.audio.truncation import ends_early
+from ml.errors import EmptyAudioError, UndecodableAudioError
+from ml.pipeline.pipeline import OnSegment, Pipeline
+from ml.transcript import Transcript
+
+
+class LiveTranscription:
+    """Feed it the pieces of a recording, then ask it to finish. Decoding, splitting and recognition run meanwhile.
+
+    The caller keeps every piece in a file as well: what cannot be read forward, such as M4A with its index last, is
+    decoded from there once all of it has come. `feed` waits while recognition is behind: memory stays bounded.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        spool: BinaryIO,
+        pcm_sample_rate: int | None,
+        cancelled: threading.Event,
+        on_segment: OnSegment = lambda segment: None,
+    ) -> None:
+        """`spool` is the seekable file that the caller keeps the pieces in; the rest is as for Pipeline.transcribe.
+
+        `on_segment` is called on another thread.
+        """
+        self._pipeline = pipeline
+        self._spool = spool
+        self._pcm_sample_rate = pcm_sample_rate
+        self._cancelled = cancelled
+        self._on_segment = on_segment
+        self._resources = ExitStack()
+        self._decoding: Decoding | None = None
+        self._transcript: Future[Transcript] = Future()
+
+    def __enter__(self) -> "LiveTranscription":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._resources.close()
+
+    def feed(self, piece: bytes) -> None:
+        """Takes the next bytes.
+
+        Raises:
+            SpeechError: the transcription has failed already, so that the rest need not be sent.
+        """
+        if not piece:
+            return
+        if self._decoding is None:
+            self._start()
+        if self._decoding and not self._transcript.done():
+            self._decoding.feed(piece)
+        if self._transcript.done() and not self._wants_whole_file():
+            self._transcript.result()
+
+    @property
+    def decoded_s(self) -> float:
+        """Seconds of audio decoded so far."""
+        return self._decoding.duration_s if self._decoding else 0.0
+
+    def finish(self) -> Transcript:
+        """Says that all of it was fed; the transcript.
+
+        Raises:
+            SpeechError: see ml/errors.py.
+        """
+        if self._decoding is None:
+            raise EmptyAudioError("Аудио пустое: в нём нет ни одного байта. Проверьте, что запись передаётся целиком.")
+        self._decoding.end(self._pcm_sample_rate is None and ends_early(self._spool.fileno()))
+        try:
+            return self._transcript.result()
+        except UndecodableAudioError:
+            if not self._wants_whole_file():
+                raise
+        return self._pipeline.transcribe(
+            self._spool,
+            pcm_sample_rate=self._pcm_sample_rate,
+            cancelled=self._cancelled,
+            on_segment=self._on_segment,
+        )
+
+    def _start(self) -> None:
+        self._decoding = self._resources.enter_context(
+            self._pipeline.decoder.open_pipe(self._pcm_sample_rate, self._cancelled)
+        )
+        context = contextvars.copy_context()  # the request's id goes with it into the logs
+        thread = threading.Thread(target=context.run, args=(self._work, self._decoding), name="live-transcription")
+        thread.start()
+        self._resources.callback(thread.join)
+        self._resources.callback(self._cancelled.set)  # whoever leaves early wants nothing more
+
+    def _work(self, decoding: Decoding) -> None:
+        try:
+            self._transcript.set_result(self._pipeline.run(decoding, self._cancelled, self._on_segment))
+        except BaseException as error:
+            self._transcript.set_exception(error)
+        finally:
+            decoding.close()  # nobody reads it any more: `feed` must not wait for it
+
+    def _wants_whole_file(self) -> bool:
+        """Whether nothing could be read going forward: with the whole file at hand that may be different."""
+        assert self._decoding
+        nothing_came = self._decoding.duration_s == 0
+        return nothing_came and isinstance(self._transcript.exception(), UndecodableAudioError)

@@ -1,0 +1,372 @@
+"""The client library and its calls against a real server whose model is a fake."""
+
+import _thread
+import math
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from api.grpc.client import RetryPolicy, TranscriptionClient, TranscriptionRefusedError
+from api.grpc.client.responses import IncompleteAnswerError
+from api.grpc.server import TranscriptionServer
+from generated.v1 import transcription_pb2
+from tests.support.client_server import (
+    NOBODY,
+    PATIENCE_S,
+    FakeService,
+    expected_text,
+    listening,
+    write_wav,
+)
+
+NO_RETRIES = RetryPolicy(max_attempts=1)
+QUICK = RetryPolicy(max_attempts=3, initial_backoff_s=0.01)
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+def server(service: FakeService) -> Iterator[TranscriptionServer]:
+    """Listens, but is not started yet."""
+    with listening(service) as server:
+        yield server
+
+
+@pytest.fixture
+def address(server: TranscriptionServer) -> str:
+    server.start()
+    return f"127.0.0.1:{server.port}"
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """Three seconds of a hum: 96,044 bytes."""
+    return write_wav(tmp_path / "запись.wav", seconds=3)
+
+
+def test_unary_call_returns_the_transcript_and_its_figures(address: str, recording: Path) -> None:
+    with TranscriptionClient(address) as client:
+        response = client.transcribe(recording)
+    assert (response.success, response.transcript) == (True, expected_text(recording))
+    assert response.audio_duration == pytest.approx(3.0)
+    assert (response.stats.word_count, response.stats.char_count) == (1, len(response.transcript))
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 1000, 96_043, 96_044, 10_000_000])
+def test_streamed_call_sends_every_byte_in_order_whatever_the_piece(
+    address: str, recording: Path, chunk_bytes: int
+) -> None:
+    size_bytes = recording.stat().st_size
+    if chunk_bytes == 1:  # a message a byte is slow: a short file will do
+        recording = recording.with_name("short.wav")
+        recording.write_bytes(write_wav(recording, seconds=1).read_bytes()[: 44 + 2000])
+        size_bytes = recording.stat().st_size
+    sent: list[int] = []
+    with TranscriptionClient(address) as client:
+        response = client.transcribe_stream(recording, chunk_bytes, sent.append)
+        assert response.transcript == client.transcribe(recording).transcript
+    assert sum(sent) == size_bytes and len(sent) == math.ceil(size_bytes / chunk_bytes)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_file_without_an_ending_needs_its_format_said(address: str, recording: Path, stream: bool) -> None:
+    nameless = recording.rename(recording.with_name("запись"))
+    with TranscriptionClient(address) as client:
+        send = client.transcribe_stream if stream else client.transcribe
+        with pytest.raises(TranscriptionRefusedError) as refusal:
+            send(nameless)
+        assert refusal.value.code == "UNSUPPORTED_FORMAT"
+        assert send(nameless, audio_format="wav").transcript == expected_text(nameless)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_raw_pcm_carries_its_sample_rate(address: str, recording: Path, stream: bool) -> None:
+    raw = recording.with_suffix(".pcm")
+    raw.write_bytes(recording.read_bytes()[44:])
+    with TranscriptionClient(address) as client:
+        send = client.transcribe_stream if stream else client.transcribe
+        assert send(raw, sample_rate=8_000).audio_duration == pytest.approx(6.0, abs=0.01)
+
+
+def test_empty_file_is_refused_in_band_through_the_stream(address: str, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.mp3"
+    empty.touch()
+    with TranscriptionClient(address) as client, pytest.raises(TranscriptionRefusedError) as refusal:
+        client.transcribe_stream(empty)
+    assert refusal.value.code == "EMPTY_AUDIO"
+    assert not refusal.value.response.success and refusal.value.response.error_message == str(refusal.value)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_call_that_meets_a_server_not_ready_yet_is_made_again(
+    server: TranscriptionServer, service: FakeService, tmp_path: Path, stream: bool
+) -> None:
+    recording = write_wav(tmp_path / "large.wav", seconds=25)  # 800 kB: more than gRPC keeps for a retry by itself
+    service.may_start.clear()
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    opening = threading.Timer(0.3, service.may_start.set)
+    with TranscriptionClient(f"127.0.0.1:{server.port}", PATIENCE_S) as client:
+        opening.start()
+        response = client.transcribe_stream(recording) if stream else client.transcribe(recording)
+    starting.join()
+    assert response.transcript == expected_text(recording)
+
+
+def test_without_retries_a_server_not_ready_yet_is_an_error_at_once(
+    server: TranscriptionServer, service: FakeService, recording: Path
+) -> None:
+    service.may_start.clear()
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    client = TranscriptionClient(f"127.0.0.1:{server.port}", PATIENCE_S, retry=NO_RETRIES)
+    with client, pytest.raises(grpc.RpcError) as failure:
+        client.transcribe(recording)
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+    service.may_start.set()
+    starting.join()
+
+
+def test_timeout_ends_the_call_and_the_work_on_the_server(address: str, service: FakeService, recording: Path) -> None:
+    service.may_answer.clear()
+    with TranscriptionClient(address, timeout_s=0.5) as client, pytest.raises(grpc.RpcError) as failure:
+        client.transcribe_stream(recording)
+    assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert service.saw_cancellation.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_interrupted_call_is_cancelled_though_the_connection_lives_on(
+    address: str, service: FakeService, recording: Path, stream: bool
+) -> None:
+    def interrupt() -> None:
+        assert service.asked.wait(PATIENCE_S)
+        _thread.interrupt_main()
+
+    service.may_answer.clear()
+    with TranscriptionClient(address, 2 * PATIENCE_S) as client:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt) as interruption:
+            (client.transcribe_stream if stream else client.transcribe)(recording)
+        assert service.saw_cancellation.wait(PATIENCE_S)
+        assert interruption.tb  # holds on to the call, which gRPC would cancel by itself once nobody held it
+
+
+def test_message_beyond_the_limit_never_leaves_unless_streamed(address: str, recording: Path) -> None:
+    with TranscriptionClient(address, max_message_bytes=90_000) as client:
+        with pytest.raises(grpc.RpcError) as failure:
+            client.transcribe(recording)
+        assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert client.transcribe_stream(recording).transcript == expected_text(recording)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that opens but cannot be read")
+def test_file_that_cannot_be_read_while_it_is_sent_is_named_as_the_cause(address: str) -> None:
+    unreadable = Path("/proc/self/mem")
+    with TranscriptionClient(address) as client, pytest.raises(OSError, match="Input/output"):
+        client.transcribe_stream(unreadable, audio_format="wav")
+
+
+def test_pieces_of_no_bytes_are_refused_before_any_call(recording: Path) -> None:
+    with TranscriptionClient(NOBODY) as client, pytest.raises(ValueError, match="chunk_bytes"):
+        client.transcribe_stream(recording, chunk_bytes=0)
+
+
+class Overloaded(FakeService):
+    """Has too much to do for the first few calls, which it finds only after it has let them in."""
+
+    def __init__(self, refusals: int) -> None:
+        super().__init__()
+        self.refusals = refusals
+        self.asked_at_s: list[float] = []
+
+    def queued_audio_s(self) -> float:
+        self.asked_at_s.append(time.monotonic())
+        return math.inf if len(self.asked_at_s) <= self.refusals else 0.0
+
+
+METHODS = ["transcribe", "transcribe_stream", "transcribe_incremental"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_overloaded_server_is_asked_again_when_it_wants_to_be_however_large_the_file(
+    tmp_path: Path, method: str
+) -> None:
+    recording = write_wav(tmp_path / "large.wav", seconds=25)  # 800 kB
+    service, sent = Overloaded(refusals=1), [0]
+    options: dict[str, Any] = {} if method == "transcribe" else {"on_sent": sent.append}
+    with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}", retry=QUICK) as client:
+        server.start()
+        response = getattr(client, method)(recording, **options)
+    assert response.transcript == expected_text(recording)
+    first, second = service.asked_at_s
+    assert second - first >= 1.0  # the server's pushback; QUICK itself would have waited for 0.01 s
+    assert sum(sent) == (0 if method == "transcribe" else recording.stat().st_size)
+
+
+def test_attempts_end_with_the_last_refusal(recording: Path) -> None:
+    service = Overloaded(refusals=99)
+    policy = RetryPolicy(max_attempts=2)
+    with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}", retry=policy) as client:
+        server.start()
+        with pytest.raises(grpc.RpcError) as failure:
+            client.transcribe(recording)
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE and len(service.asked_at_s) == 2
+
+
+def test_nobody_waits_for_an_attempt_that_the_timeout_does_not_allow(recording: Path) -> None:
+    service = Overloaded(refusals=99)
+    with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}", timeout_s=0.9) as client:
+        server.start()
+        started_s = time.monotonic()
+        with pytest.raises(grpc.RpcError) as failure:
+            client.transcribe(recording)
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE and len(service.asked_at_s) == 1
+    assert time.monotonic() - started_s < 0.9
+
+
+def test_closing_the_client_ends_the_wait_for_another_attempt(recording: Path) -> None:
+    policy = RetryPolicy(initial_backoff_s=PATIENCE_S, max_backoff_s=PATIENCE_S)
+    client = TranscriptionClient(NOBODY, retry=policy)
+    threading.Timer(0.5, client.close).start()
+    started_s = time.monotonic()
+    with pytest.raises(grpc.RpcError):
+        client.transcribe(recording)
+    assert time.monotonic() - started_s < PATIENCE_S / 2
+
+
+class PushingBack(FakeService):
+    """Is never available, and says in its own way when it will be."""
+
+    def __init__(self, pushback: str) -> None:
+        super().__init__()
+        self._pushback = pushback
+        self.calls = 0
+
+    def TranscribeAudio(self, request: Any, context: grpc.ServicerContext) -> transcription_pb2.TranscriptionResponse:
+        self.calls += 1
+        context.set_trailing_metadata((("grpc-retry-pushback-ms", self._pushback),))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "не сейчас")
+        raise AssertionError("abort raises")
+
+
+@pytest.mark.parametrize(("pushback", "calls"), [("0", 3), ("-1", 1), ("soon", 1)])
+def test_server_that_wants_no_further_attempt_gets_none(recording: Path, pushback: str, calls: int) -> None:
+    service = PushingBack(pushback)
+    with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}", retry=QUICK) as client:
+        server.start()
+        with pytest.raises(grpc.RpcError):
+            client.transcribe(recording)
+    assert service.calls == calls
+
+
+class Updates:
+    """Hears what transcribe_incremental tells."""
+
+    def __init__(self) -> None:
+        self.segments: list[transcription_pb2.Segment] = []
+        self.done_s: list[float] = []
+
+    def follow(self, client: TranscriptionClient, recording: Path) -> transcription_pb2.TranscriptionResponse:
+        return client.transcribe_incremental(
+            recording,
+            on_segment=self.segments.append,
+            on_progress=lambda progress: self.done_s.append(progress.done_s),
+        )
+
+
+def test_incremental_call_tells_every_segment_and_ends_as_the_unary_call_does(tmp_path: Path) -> None:
+    recording, updates = write_wav(tmp_path / "a.wav", seconds=8), Updates()
+    with (
+        listening(FakeService(), model_chunk_duration=3) as server,
+        TranscriptionClient(f"127.0.0.1:{server.port}") as client,
+    ):
+        server.start()
+        response = updates.follow(client, recording)
+        assert response.transcript == client.transcribe(recording).transcript
+    assert len(updates.segments) > 1 and updates.segments == list(response.segments)
+    assert updates.done_s[-1] == response.audio_duration == pytest.approx(8)
+
+
+class BreakingOff(FakeService):
+    """Breaks off its first incremental answer after one segment."""
+
+    calls = 0
+
+    def TranscribeAudioIncremental(self, request_iterator: Any, context: Any) -> Iterator[Any]:
+        self.calls += 1
+        for update in super().TranscribeAudioIncremental(request_iterator, context):
+            yield update
+            if self.calls == 1 and update.HasField("segment"):
+                context.abort(grpc.StatusCode.UNAVAILABLE, "сервер уходит")
+
+
+def test_each_segment_is_told_once_though_the_call_is_made_again(tmp_path: Path) -> None:
+    recording, service, updates = write_wav(tmp_path / "a.wav", seconds=8), BreakingOff(), Updates()
+    with (
+        listening(service, model_chunk_duration=3) as server,
+        TranscriptionClient(f"127.0.0.1:{server.port}", retry=QUICK) as client,
+    ):
+        server.start()
+        response = updates.follow(client, recording)
+    assert service.calls == 2 and updates.segments == list(response.segments)
+
+
+class WithoutUpdates(FakeService):
+    """Overrides the incremental call with one that it does not support."""
+
+    calls = 0
+
+    def TranscribeAudioIncremental(self, request_iterator: Any, context: Any) -> Iterator[Any]:
+        self.calls += 1
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "не умею")
+        yield
+
+
+def test_server_without_the_incremental_call_is_asked_for_the_whole_and_once_only(recording: Path) -> None:
+    service, sent = WithoutUpdates(), [0]
+    with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}") as client:
+        server.start()
+        for _ in range(2):
+            response = client.transcribe_incremental(recording, on_sent=sent.append)
+            assert response.transcript == expected_text(recording)
+    assert service.calls == 1 and sum(sent) == 2 * recording.stat().st_size
+
+
+class EndingEarly(FakeService):
+    """Ends well without a response, which the contract does not allow."""
+
+    def TranscribeAudioIncremental(self, request_iterator: Any, context: Any) -> Iterator[Any]:
+        return iter(())
+
+
+def test_answer_without_an_end_is_an_error(recording: Path) -> None:
+    with listening(EndingEarly()) as server, TranscriptionClient(f"127.0.0.1:{server.port}") as client:
+        server.start()
+        with pytest.raises(IncompleteAnswerError):
+            client.transcribe_incremental(recording)
+
+
+def test_incremental_call_is_refused_in_band_with_its_code(address: str, tmp_path: Path) -> None:
+    noise = tmp_path / "noise.mp3"
+    noise.write_bytes(b"not audio at all" * 100)
+    with TranscriptionClient(address) as client, pytest.raises(TranscriptionRefusedError) as refusal:
+        client.transcribe_incremental(noise)
+    assert refusal.value.code == "UNDECODABLE_AUDIO"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes for a name")
+def test_file_whose_name_is_no_text_is_sent_all_the_same(address: str, recording: Path) -> None:
+    odd = recording.rename(recording.with_name("\udcff\udcfe.wav"))
+    with TranscriptionClient(address) as client:
+        for method in METHODS:
+            assert getattr(client, method)(odd).transcript == expected_text(odd)

@@ -1,0 +1,188 @@
+"""TLS, mutual TLS and tokens between the client and a real server, with certificates made for the test."""
+
+import hashlib
+import time
+from pathlib import Path
+
+import pytest
+import trustme
+
+from api.grpc.client import TranscriptionClient
+from api.grpc.client.cli import main
+from tests.support.client_server import expected_text, serving, write_wav
+
+HOST = "127.0.0.1"
+TOKEN = "s3cret-token"
+HASHES = (hashlib.sha256(TOKEN.encode()).hexdigest(),)
+
+
+class Authority:
+    """A certificate authority and one certificate of its, as PEM files."""
+
+    def __init__(self, folder: Path, host: str = HOST) -> None:
+        folder.mkdir()
+        self.ca, self.cert, self.key = (folder / name for name in ("ca.pem", "cert.pem", "key.pem"))
+        self.issue(host)
+
+    def issue(self, host: str = HOST) -> None:
+        """Makes all three anew, the authority too."""
+        authority = trustme.CA()
+        certificate = authority.issue_cert(host)
+        authority.cert_pem.write_to_path(self.ca)
+        certificate.private_key_pem.write_to_path(self.key)
+        certificate.cert_chain_pems[0].write_to_path(self.cert)
+
+    @property
+    def server_settings(self) -> dict[str, Path]:
+        return {"tls_cert_file": self.cert, "tls_key_file": self.key}
+
+    @property
+    def client_flags(self) -> list[str]:
+        return ["--cert", str(self.cert), "--key", str(self.key)]
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "ours")
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "theirs")
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    return write_wav(tmp_path / "запись.wav", seconds=1)
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    return printed.err
+
+
+@pytest.mark.parametrize("flags", [[], ["--stream"], ["--tls"]])
+def test_command_speaks_tls_with_a_server_of_a_known_authority(
+    ours: Authority, recording: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(**ours.server_settings) as port:
+        assert main([str(recording), "--address", f"{HOST}:{port}", "--ca", str(ours.ca), *flags]) == 0
+    assert capsys.readouterr().out == expected_text(recording) + "\n"
+
+
+def test_server_of_an_unknown_authority_is_not_trusted(
+    ours: Authority, theirs: Authority, recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started_s = time.monotonic()
+    with serving(**theirs.server_settings) as port:
+        for flags in (["--ca", str(ours.ca)], ["--tls"]):
+            assert main([str(recording), "--address", f"{HOST}:{port}", *flags]) == 2
+            assert "сертификат сервера не принят" in one_line(capsys)
+    assert time.monotonic() - started_s < 5  # no further attempts, which would take 6 s each
+
+
+def test_server_with_a_certificate_for_another_name_is_not_trusted(
+    tmp_path: Path, recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    misnamed = Authority(tmp_path / "misnamed", host="elsewhere.example")
+    with serving(**misnamed.server_settings) as port:
+        assert main([str(recording), "--address", f"{HOST}:{port}", "--ca", str(misnamed.ca)]) == 2
+    assert "выдан на другое имя" in one_line(capsys)
+
+
+def test_each_side_that_alone_speaks_tls_is_named(
+    ours: Authority, recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving() as port:
+        assert main([str(recording), "--address", f"{HOST}:{port}", "--ca", str(ours.ca)]) == 2
+        assert "сервер говорит без TLS" in one_line(capsys)
+    with serving(**ours.server_settings) as port:
+        assert main([str(recording), "--address", f"{HOST}:{port}", "--attempts", "1"]) == 2
+        assert "--tls" in one_line(capsys)
+
+
+def test_mutual_tls_lets_in_whoever_has_a_certificate_of_the_right_authority_alone(
+    ours: Authority, theirs: Authority, recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(**ours.server_settings, tls_client_ca_file=theirs.ca) as port:
+        command = [str(recording), "--address", f"{HOST}:{port}", "--ca", str(ours.ca), "--attempts", "1"]
+        assert main([*command, *theirs.client_flags]) == 0
+        assert capsys.readouterr().out == expected_text(recording) + "\n"
+        for flags in ([], ours.client_flags):  # no certificate, and one of another authority
+            assert main([*command, *flags]) == 2
+            assert "--cert" in one_line(capsys)
+
+
+def test_renewed_certificate_is_served_without_a_restart(ours: Authority, recording: Path) -> None:
+    with serving(**ours.server_settings) as port:
+        old_ca = ours.ca.read_bytes()
+        with TranscriptionClient(f"{HOST}:{port}", ca_file=ours.ca) as staying:
+            assert staying.transcribe(recording).success
+            ours.issue()
+            with TranscriptionClient(f"{HOST}:{port}", ca_file=ours.ca) as newcomer:
+                assert newcomer.transcribe(recording).success
+            ours.ca.write_bytes(old_ca)
+            with pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
+                TranscriptionClient(f"{HOST}:{port}", ca_file=ours.ca).transcribe(recording)
+            assert staying.transcribe(recording).success  # its connection is from before
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--ca", "nowhere.pem"], "Не удалось прочитать файл nowhere.pem"),
+        (["--ca", "RECORDING"], "не файл PEM"),
+        (["--cert", "RECORDING"], "только вместе"),
+        (["--key", "RECORDING"], "только вместе"),
+        (["--token", "два слова"], "ASCII"),
+    ],
+)
+def test_files_and_tokens_that_make_no_sense_are_named_before_any_call(
+    recording: Path, flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [str(recording) if flag == "RECORDING" else flag for flag in flags]
+    assert main([str(recording), "--address", f"{HOST}:1", *flags]) == 2
+    assert complaint in one_line(capsys)
+
+
+def test_damaged_certificate_is_blamed_on_the_files(
+    ours: Authority, recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(**ours.server_settings) as port:
+        ours.ca.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        assert main([str(recording), "--address", f"{HOST}:{port}", "--ca", str(ours.ca)]) == 2
+    assert "испорчен" in one_line(capsys)
+
+
+@pytest.mark.parametrize("flags", [[], ["--stream"]])
+def test_token_from_a_flag_or_the_environment_opens_the_server(
+    recording: Path, flags: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(auth_token_hashes=HASHES) as port:
+        command = [str(recording), "--address", f"{HOST}:{port}", *flags]
+        assert main([*command, "--token", TOKEN]) == 0
+        monkeypatch.setenv("TRANSCRIPTION_TOKEN", TOKEN + "\n")
+        assert main(command) == 0
+        assert main([*command, "--token", "another"]) == 2  # a flag beats the environment
+    assert capsys.readouterr().out == 2 * (expected_text(recording) + "\n")
+
+
+@pytest.mark.parametrize("flags", [[], ["--stream"], ["--token", "wrong"]])
+def test_call_without_the_right_token_ends_with_one_line_that_says_so(
+    recording: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(auth_token_hashes=HASHES) as port:
+        assert main([str(recording), "--address", f"{HOST}:{port}", *flags]) == 2
+    line = one_line(capsys)
+    assert "[UNAUTHENTICATED]" in line and "TRANSCRIPTION_TOKEN" in line and "wrong" not in line
+
+
+def test_token_on_its_way_in_the_clear_is_warned_about(
+    ours: Authority, recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = [str(recording), "--address", "0.0.0.0:1", "--attempts", "1", "--token", TOKEN]
+    assert main(elsewhere) == 2
+    assert "открытым текстом" in capsys.readouterr().err
+    assert main([*elsewhere, "--ca", str(ours.ca)]) == 2
+    assert "открытым текстом" not in capsys.readouterr().err

@@ -1,0 +1,133 @@
+"""The encoder for the CPU computes what transformers' own computes, by whichever products are quickest."""
+
+import gc
+import threading
+import time
+
+import pytest
+import torch
+
+from ml.borealis import kernels as products
+from ml.borealis.checkpoint import Checkpoint
+from ml.borealis.config import GenerationOptions
+from ml.borealis.encoder import CpuEncoder, make_encoder
+from ml.borealis.kernels import OneDnnProducts, Products, QuickestProducts, TorchProducts
+from ml.borealis.load import ModelOptions, load_engine
+from ml.borealis.model import BorealisModel
+from tests.support.checkpoints import tone
+from tests.support.fake_models import PATIENCE_S, in_background
+
+WAYS = [TorchProducts(), *([OneDnnProducts()] if OneDnnProducts.is_there() else [])]
+SOUNDS = [tone(200, 1), tone(1000, 30), tone(3000, 0.01), tone(440, 12)]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: type(way).__name__)
+def test_embeddings_equal_those_of_transformers(model: BorealisModel, way: Products) -> None:
+    features = model.features(SOUNDS)
+    expected = torch.stack([model.network.get_audio_features(chunk[None]).pooler_output for chunk in features])
+    scale = expected.abs().max()
+    assert scale > 0.01
+    found = CpuEncoder(model.network, way)(features)
+    torch.testing.assert_close(found / scale, expected / scale, atol=1e-5, rtol=0)
+
+
+def test_chunks_beside_each_other_are_what_each_is_alone(model: BorealisModel) -> None:
+    encoder = CpuEncoder(model.network, TorchProducts())
+    features = model.features(SOUNDS)
+    threads = torch.get_num_threads()
+    together = encoder(features)
+    assert torch.get_num_threads() == threads
+    torch.testing.assert_close(together, torch.cat([encoder(chunk[None]) for chunk in features]), atol=1e-5, rtol=1e-5)
+
+
+def test_a_chunk_that_fails_beside_others_fails_the_group_and_leaves_the_threads_as_they_were(
+    model: BorealisModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, threads = CpuEncoder(model.network, TorchProducts()), torch.get_num_threads()
+    features = model.features(SOUNDS[:2])
+    with pytest.raises(RuntimeError):
+        encoder(features[:, :5])
+    assert torch.get_num_threads() == threads
+    assert encoder(features).isfinite().all()
+
+
+def lanes() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("encoder-lane")}
+
+
+def test_groups_are_computed_by_the_same_threads_which_go_with_the_encoder(model: BorealisModel) -> None:
+    others, features = lanes(), model.features(SOUNDS[:2])
+    encoder = CpuEncoder(model.network, TorchProducts())
+    encoder(features)
+    own = lanes() - others
+    encoder(features)
+    assert 1 <= len(own) <= torch.get_num_threads()
+    assert lanes() - others == own
+    del encoder
+    gc.collect()
+    for thread in own:
+        thread.join(PATIENCE_S)
+    assert not lanes() & own
+
+
+def test_transformers_own_encoder_still_answers_the_same_after_its_weights_were_joined(converted: Checkpoint) -> None:
+    model = BorealisModel.load(converted.path, torch.device("cpu"), torch.float32, GenerationOptions())
+    features = model.features(SOUNDS[:1])
+    attention = model.network.model.audio_tower.layers[0].self_attn
+    held = {attention.q_proj.weight.untyped_storage().data_ptr(), attention.k_proj.weight.untyped_storage().data_ptr()}
+    assert len(held) == 1  # nothing is held twice
+    expected = model.network.get_audio_features(features).pooler_output
+    assert model.encoder is not None
+    torch.testing.assert_close(model.encoder(features)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_left_to_transformers(converted: Checkpoint, dtype: torch.dtype) -> None:
+    model = BorealisModel.load(converted.path, torch.device("cpu"), dtype, GenerationOptions())
+    assert make_encoder(model.network) is None
+    assert model.encoder is None
+    assert model.lanes == 1
+
+
+def test_another_activation_is_left_to_transformers(model: BorealisModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.network.config.audio_config, "activation_function", "relu")
+    assert make_encoder(model.network) is None
+
+
+class Slowed(TorchProducts):
+    """torch's own products, after a nap in one of them."""
+
+    def __init__(self, **naps_s: float) -> None:
+        self._naps_s = naps_s
+
+    def linear_gelu(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        time.sleep(self._naps_s.get("linear", 0.0))
+        return super().linear_gelu(x, weight, bias)
+
+    def attend(self, qkv: torch.Tensor, heads: int) -> torch.Tensor:
+        time.sleep(self._naps_s.get("attention", 0.0))
+        return super().attend(qkv, heads)
+
+
+@pytest.mark.parametrize("slow", ["linear", "attention"])
+def test_each_product_goes_the_way_that_wins_its_race(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
+    other = "attention" if slow == "linear" else "linear"
+    monkeypatch.setattr(products, "TorchProducts", lambda: Slowed(**{slow: 0.2}))
+    monkeypatch.setattr(products, "OneDnnProducts", type("Other", (Slowed,), {"is_there": staticmethod(lambda: True)}))
+    monkeypatch.setattr(products.OneDnnProducts, "__init__", lambda self: Slowed.__init__(self, **{other: 0.2}))
+    assert QuickestProducts(300, 64, 64, 1).chosen == {slow: "oneDNN", other: "torch"}
+
+
+def test_without_onednn_torch_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert QuickestProducts(300, 64, 64, 1).chosen == {"linear": "torch", "attention": "torch"}
+
+
+def test_the_number_of_threads_that_was_asked_for_holds_in_the_engine_s_thread(converted: Checkpoint) -> None:
+    before = torch.get_num_threads()
+    options = ModelOptions(str(converted.path), converted.path.parent, device="cpu", cpu_threads=before + 1)
+    try:
+        with load_engine(options):
+            assert in_background(torch.get_num_threads).result(PATIENCE_S) == before + 1
+    finally:
+        torch.set_num_threads(before)

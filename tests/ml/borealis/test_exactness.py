@@ -1,0 +1,194 @@
+"""Decoding many chunks together gives each the tokens that transformers' generate() gives it alone."""
+
+import random
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+
+import pytest
+import torch
+
+from ml.borealis.checkpoint import Checkpoint
+from ml.borealis.config import GenerationOptions
+from ml.borealis.decoder import SlotDecoder
+from ml.borealis.model import BorealisModel
+from ml.engine.engine import Engine
+from tests.support.checkpoints import HandMade, tone
+from tests.support.fake_models import PATIENCE_S, texts_of
+from tests.support.reference import (
+    CHUNKS,
+    MAX_NEW_TOKENS,
+    Alone,
+    NumberedChunks,
+    come_and_go,
+    ids_as_text,
+    numbered_chunk,
+    prefill,
+    step_to_the_end,
+)
+
+
+def test_the_chunks_differ_in_their_tokens_and_lengths(alone: Alone) -> None:
+    assert len({tuple(tokens) for tokens in alone.tokens}) == CHUNKS
+    lengths = [len(tokens) for tokens in alone.tokens]
+    assert len(set(lengths)) >= 5
+    assert min(lengths) < MAX_NEW_TOKENS / 2
+    assert max(lengths) == MAX_NEW_TOKENS
+
+
+def test_generate_itself_ends_where_the_tokens_were_cut(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alone.model.network.generation_config, "eos_token_id", alone.model.eos_id)
+    index = min(range(CHUNKS), key=lambda index: len(alone.tokens[index]))
+    whole = alone.model.generate(alone.model.embed(alone.audio[index : index + 1]))[0].tolist()
+    assert whole == [*alone.tokens[index], alone.model.eos_id]
+
+
+@pytest.mark.parametrize("rows", [[0], [2], [3, 0, 2], [7, 6, 5, 4, 3, 2, 1, 0], [1, 4, 6]], ids=str)
+def test_a_group_in_any_rows_says_what_each_says_alone(alone: Alone, rows: list[int]) -> None:
+    decoder, seated = alone.make_decoder(8), {row: index for index, row in enumerate(rows)}
+    said = step_to_the_end(decoder, alone, prefill(decoder, alone, seated))
+    assert said == {row: alone.tokens[index] for row, index in seated.items()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_chunks_that_come_and_go_at_any_step_do_not_disturb_each_other(alone: Alone, seed: int) -> None:
+    come_and_go(alone.make_decoder(5), alone, random.Random(seed), slots=5)
+
+
+def test_nothing_of_a_longer_text_is_left_for_the_next_in_its_slot(alone: Alone) -> None:
+    long, short, other = sorted(range(CHUNKS), key=lambda index: -len(alone.tokens[index]))[:3]
+    decoder = alone.make_decoder(2)
+    step_to_the_end(decoder, alone, prefill(decoder, alone, {0: long, 1: other}))
+    written = decoder.keys[:, :, :, decoder.prefill_length :].abs().sum(dim=(0, 2, 4))  # (2, MAX_NEW_TOKENS)
+    assert (written > 0).sum() >= 2 * (MAX_NEW_TOKENS - 1)  # there is something to leak
+    decoder.keys[:, :, :, decoder.prefill_length :] *= 100.0  # and it would be heard
+    decoder.values[:, :, :, decoder.prefill_length :] = 1e4
+    for length in (0, decoder.capacity):
+        said = step_to_the_end(decoder, alone, prefill(decoder, alone, {1: short, 0: other}), length)
+        assert said == {1: alone.tokens[short], 0: alone.tokens[other]}
+
+
+def test_a_chunk_that_turned_to_nonsense_leaves_none_for_the_next_in_its_slot(alone: Alone) -> None:
+    decoder = alone.make_decoder(2)
+    decoder.prefill([0, 1], torch.full_like(alone.audio[:2], torch.nan), [None, None])
+    for place in range(1, MAX_NEW_TOKENS):
+        decoder.step(2, decoder.prefill_length + place)
+    assert decoder.values[:, :, :, decoder.prefill_length :].isnan().any()
+    said = prefill(decoder, alone, {1: 0, 0: 1})
+    assert step_to_the_end(decoder, alone, said, decoder.capacity) == {1: alone.tokens[0], 0: alone.tokens[1]}
+
+
+def test_the_prompt_s_keys_stay_as_they_were_in_every_slot(alone: Alone) -> None:
+    decoder = alone.make_decoder(3)
+    caches = (decoder.keys, decoder.values)
+    before = [cache[:, :, :, : decoder.prefix_length].clone() for cache in caches]
+    for cache in before:
+        assert cache.abs().sum(dim=(1, 2, 3, 4)).gt(0).all()
+        torch.testing.assert_close(cache, cache[:, :1].expand_as(cache), atol=0, rtol=0)
+    for chunks in ({0: 0, 1: 1, 2: 2}, {2: 3}, {1: 4, 0: 5}):
+        step_to_the_end(decoder, alone, prefill(decoder, alone, chunks))
+    for _ in range(2 * MAX_NEW_TOKENS):  # slots that nobody sits in are stepped past their end
+        decoder.step(3, decoder.capacity)
+    for cache, kept in zip(caches, before, strict=True):
+        assert torch.equal(cache[:, :, :, : decoder.prefix_length], kept)
+    assert step_to_the_end(decoder, alone, prefill(decoder, alone, {1: 6})) == {1: alone.tokens[6]}
+
+
+def test_the_cache_takes_as_much_memory_as_it_says(alone: Alone, hand_made: HandMade) -> None:
+    config = hand_made.llm.config
+    decoder = alone.make_decoder(3)
+    head_dim = config.hidden_size // config.num_attention_heads
+    token_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * 4  # float32
+    assert decoder.cache_bytes == 3 * decoder.capacity * token_bytes
+    assert decoder.cache_bytes == decoder.keys.nbytes + decoder.values.nbytes
+    assert decoder.capacity == decoder.prefill_length + MAX_NEW_TOKENS
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 8])
+def test_the_engine_says_of_each_chunk_what_is_said_of_it_alone(alone: Alone, device_pace: str, slots: int) -> None:
+    order = random.Random(slots).sample(range(CHUNKS), CHUNKS)
+    with Engine(NumberedChunks(alone), slots) as engine:
+        futures = [engine.submit(numbered_chunk(index), owner=index % 3) for index in order]
+        assert texts_of(futures) == [ids_as_text(alone.tokens[index]) for index in order]
+
+
+def test_the_engine_s_own_pace_on_the_cpu_changes_nothing(alone: Alone) -> None:
+    with Engine(NumberedChunks(alone), 4) as engine:
+        futures = [engine.submit(numbered_chunk(index)) for index in range(CHUNKS)]
+        assert texts_of(futures) == [ids_as_text(tokens) for tokens in alone.tokens]
+
+
+def test_groups_change_nothing(alone: Alone, in_groups: None, device_pace: str) -> None:
+    with Engine(NumberedChunks(alone), 7) as engine:
+        futures = [engine.submit(numbered_chunk(index)) for index in range(CHUNKS)]
+        assert texts_of(futures) == [ids_as_text(tokens) for tokens in alone.tokens]
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8])
+def test_cancelling_some_changes_nothing_for_the_others(
+    alone: Alone, in_groups: None, device_pace: str, slots: int
+) -> None:
+    dice = random.Random(slots)
+    order = dice.sample(range(CHUNKS), CHUNKS)
+    chunks = NumberedChunks(alone)
+    futures: list[Future[str]] = []
+    chunks.make_decoder = cancelling(chunks.make_decoder, lambda: dice.choice(futures[::2]).cancel())
+    with Engine(chunks, slots) as engine:
+        futures += [engine.submit(numbered_chunk(index), owner=index % 2) for index in order]
+        wait(futures, PATIENCE_S)
+    assert [future.result() for future in futures[1::2]] == [ids_as_text(alone.tokens[index]) for index in order[1::2]]
+    for index, future in zip(order[::2], futures[::2], strict=True):
+        assert future.cancelled() or future.result() == ids_as_text(alone.tokens[index])
+    assert any(future.cancelled() for future in futures)
+
+
+def cancelling(
+    make_decoder: Callable[[int], SlotDecoder], cancel: Callable[[], object]
+) -> Callable[[int], SlotDecoder]:
+    """A decoder that has somebody cancelled at every tenth step."""
+
+    def make(slots: int) -> SlotDecoder:
+        decoder, steps = make_decoder(slots), iter(range(10**6))
+        step = decoder.step
+
+        def cancelling_step(active: int, length: int) -> torch.Tensor:
+            if next(steps) % 10 == 5:
+                cancel()
+            return step(active, length)
+
+        decoder.step = cancelling_step  # type: ignore[method-assign]
+        return decoder
+
+    return make
+
+
+def test_a_chunk_that_breaks_a_step_changes_nothing_for_the_others(alone: Alone, device_pace: str) -> None:
+    chunks = NumberedChunks(alone)
+    whole_decoder = chunks.make_decoder(4)
+    step, failures = whole_decoder.step, iter([5])
+
+    def failing_step(active: int, length: int) -> torch.Tensor:
+        if next(failures, None):
+            raise RuntimeError("a passing fault")
+        return step(active, length)
+
+    whole_decoder.step = failing_step  # type: ignore[method-assign]
+    chunks.make_decoder = lambda slots: whole_decoder
+    with Engine(chunks, 4) as engine:
+        futures = [engine.submit(numbered_chunk(index)) for index in range(CHUNKS)]
+        assert texts_of(futures) == [ids_as_text(tokens) for tokens in alone.tokens]
+
+
+def test_from_sound_to_text_the_engine_answers_as_the_model_does(model: BorealisModel) -> None:
+    sounds = [tone(frequency, 0.5 + frequency / 500) for frequency in (200, 1000, 3000)]
+    expected = [model.transcribe_batch([sound])[0] for sound in sounds]
+    assert len(set(expected)) == len(sounds)
+    with Engine(model, 2) as engine:
+        engine.warm_up()
+        assert texts_of([engine.submit(sound) for sound in reversed(sounds)]) == expected[::-1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_engine_runs_in_half_precision(converted: Checkpoint, dtype: torch.dtype) -> None:
+    half = BorealisModel.load(converted.path, torch.device("cpu"), dtype, GenerationOptions(max_new_tokens=3))
+    with Engine(half, 2) as engine:
+        assert len(texts_of([engine.submit(tone(440, 1)), engine.submit(tone(1000, 2))])) == 2

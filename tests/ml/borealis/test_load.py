@@ -1,0 +1,25 @@
+"""A model that loads and cannot recognise ends the start, and with it the program."""
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ml.borealis import load as loading
+from ml.errors import RecognitionError
+from tests.support.fake_models import FakeModel
+
+
+def test_a_model_that_fails_over_the_warm_up_leaves_no_engine_running(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = FakeModel()
+    model.largest_group = 0  # not even one chunk fits the memory
+    checkpoint = SimpleNamespace(name="fake", path=tmp_path)
+    monkeypatch.setattr(loading, "prepare_checkpoint", lambda *arguments, **options: checkpoint)
+    monkeypatch.setattr(loading.BorealisModel, "load", lambda *arguments: model)
+    before = threading.active_count()
+    with pytest.raises(RecognitionError):
+        loading.load_engine(loading.ModelOptions("fake", tmp_path, device="cpu", batch_size=2))
+    assert threading.active_count() == before

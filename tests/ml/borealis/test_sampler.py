@@ -1,0 +1,161 @@
+"""Sampling draws as transformers' generate() does, with random numbers that belong to the chunk."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from ml.borealis.config import GenerationOptions
+from ml.borealis.sampler import TokenPicker
+from ml.engine.engine import Engine
+from tests.support.fake_models import texts_of
+from tests.support.reference import CHUNKS, Alone, NumberedChunks, numbered_chunk
+
+CPU = torch.device("cpu")
+GRID = 20_000  # evenly spaced numbers in [0, 1): each token is drawn as often as it is probable
+SAMPLING = GenerationOptions(max_new_tokens=10, do_sample=True, temperature=1.5, top_p=0.95, top_k=100)
+
+
+def transformers_probabilities(logits: torch.Tensor, options: GenerationOptions) -> torch.Tensor:
+    """What generate() draws from, in its own order of filters."""
+    warpers = LogitsProcessorList(
+        [
+            TemperatureLogitsWarper(options.temperature),
+            TopKLogitsWarper(options.top_k),
+            TopPLogitsWarper(options.top_p),
+        ]
+    )
+    return warpers(torch.zeros(len(logits), 1, dtype=torch.long), logits).softmax(dim=-1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        GenerationOptions(do_sample=True),  # the model card's
+        GenerationOptions(do_sample=True, temperature=1.0),
+        GenerationOptions(do_sample=True, temperature=3.0, top_k=7, top_p=1.0),
+        GenerationOptions(do_sample=True, temperature=1.0, top_k=1000, top_p=0.5),
+        GenerationOptions(do_sample=True, temperature=1.0, top_k=5, top_p=0.7),
+        GenerationOptions(do_sample=True, temperature=1.0, top_k=50, top_p=0.01),
+        GenerationOptions(do_sample=True, temperature=0.7, top_k=1, top_p=0.9),
+    ],
+    ids=lambda options: f"t{options.temperature} k{options.top_k} p{options.top_p}",
+)
+def test_tokens_are_drawn_as_transformers_draws_them(
+    options: GenerationOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = (torch.arange(GRID) + 0.5) / GRID
+    monkeypatch.setattr(torch, "rand", lambda count, generator: grid)
+    picker = TokenPicker(replace(options, max_new_tokens=GRID), 3, CPU)
+    logits = 2.0 * torch.randn(3, 200, generator=torch.Generator().manual_seed(1))
+    picker.seat([2, 0, 1], [0, 0, 0])
+    for row, expected in enumerate(transformers_probabilities(logits, options)):
+        rows = torch.full((GRID,), row)
+        drawn = picker.pick(logits[row].expand(GRID, -1), rows, torch.arange(GRID))
+        frequencies = drawn.bincount(minlength=200) / GRID
+        torch.testing.assert_close(frequencies, expected, atol=1.5 / GRID, rtol=0)
+        assert set(drawn.tolist()) == set(expected.nonzero()[:, 0].tolist()) - rare(expected)
+
+
+def rare(probabilities: torch.Tensor) -> set[int]:
+    """Tokens too improbable for one of the grid's numbers to fall on them; none, with the options tried here."""
+    return set((probabilities < 1 / GRID).nonzero()[:, 0].tolist())
+
+
+def test_greedy_choice_takes_the_likeliest_and_draws_nothing() -> None:
+    picker = TokenPicker(GenerationOptions(), 2, CPU)
+    before = torch.get_rng_state()
+    picker.seat([0, 1], [1, 2])
+    logits = torch.tensor([[0.0, 3.0, 2.0], [5.0, 3.0, 2.0]])
+    assert picker.pick(logits, torch.tensor([0, 1]), torch.tensor([0, 0])).tolist() == [1, 0]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def draws(picker: TokenPicker, row: int) -> list[int]:
+    """The tokens of a whole text out of even logits: the chunk's random numbers, as it were."""
+    counts = torch.arange(SAMPLING.max_new_tokens)
+    logits = torch.linspace(0, 1, 100).expand(len(counts), -1)
+    return picker.pick(logits, torch.full_like(counts, row), counts).tolist()
+
+
+def test_a_chunk_s_draws_follow_its_seed_and_not_its_slot() -> None:
+    picker = TokenPicker(SAMPLING, 4, CPU)
+    picker.seat([3, 1, 0], [111, 222, 333])
+    first = draws(picker, 3)
+    assert len(set(first)) > 3
+    assert first != draws(picker, 1) != draws(picker, 0) != first
+    picker.seat([0, 3], [111, 444])
+    assert draws(picker, 0) == first != draws(picker, 3)
+
+
+def test_another_seed_of_the_options_gives_other_draws() -> None:
+    def first(seed: int) -> list[int]:
+        picker = TokenPicker(replace(SAMPLING, seed=seed), 1, CPU)
+        picker.seat([0], [111])
+        return draws(picker, 0)
+
+    assert first(0) == first(0)
+    assert len({tuple(first(seed)) for seed in range(5)}) == 5
+
+
+def test_who_moves_to_another_slot_takes_his_numbers_along() -> None:
+    picker = TokenPicker(replace(SAMPLING, do_sample=False), 3, CPU)
+    picker.seat([0, 2], [None, 7])
+    expected = draws(picker, 2)
+    picker.move(2, 1)
+    assert draws(picker, 1) == expected
+    picker.move(1, 0)
+    assert draws(picker, 0) == expected
+    picker.seat([0, 1, 2], [None] * 3)
+    assert not picker.is_mixed
+    picker.seat([1], [8])
+    assert len(set(draws(picker, 0))) == len(set(draws(picker, 2))) == 1  # greedy, whoever sat there before
+
+
+def test_drawing_leaves_torch_s_own_generator_alone() -> None:
+    before = torch.get_rng_state()
+    picker = TokenPicker(SAMPLING, 1, CPU)
+    picker.seat([0], [7])
+    draws(picker, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_steps_beyond_the_last_token_do_not_fail() -> None:
+    picker = TokenPicker(SAMPLING, 1, CPU)
+    picker.seat([0], [7])
+    logits = torch.zeros(1, 100)
+    last = picker.pick(logits, torch.tensor([0]), torch.tensor([SAMPLING.max_new_tokens - 1]))
+    beyond = picker.pick(logits, torch.tensor([0]), torch.tensor([SAMPLING.max_new_tokens + 5]))
+    assert beyond.tolist() == last.tolist()
+
+
+def sampling_chunks(alone: Alone, seed: int = 0) -> NumberedChunks:
+    model = copy.copy(alone.model)
+    model.options = replace(SAMPLING, seed=seed)
+    model.max_new_tokens = SAMPLING.max_new_tokens
+    return NumberedChunks(alone, model)
+
+
+@pytest.fixture(scope="module")
+def sampled(alone: Alone) -> list[str]:
+    """The text of each chunk when it is the engine's only one."""
+    with Engine(sampling_chunks(alone), 1) as engine:
+        return [engine.submit(numbered_chunk(index)).result() for index in range(CHUNKS)]
+
+
+def test_a_sampled_text_is_the_same_alone_and_among_others(
+    alone: Alone, sampled: list[str], in_groups: None, device_pace: str
+) -> None:
+    assert len(set(sampled)) == CHUNKS
+    with Engine(sampling_chunks(alone), 5) as engine:
+        for order in (range(CHUNKS), range(CHUNKS - 1, -1, -1)):
+            futures = [engine.submit(numbered_chunk(index), owner=index % 2) for index in order]
+            assert texts_of(futures) == [sampled[index] for index in order]
+
+
+def test_another_seed_of_the_options_gives_other_texts(alone: Alone, sampled: list[str]) -> None:
+    with Engine(sampling_chunks(alone, seed=1), 4) as engine:
+        again = texts_of([engine.submit(numbered_chunk(index)) for index in range(CHUNKS)])
+    assert sum(one != other for one, other in zip(again, sampled, strict=True)) > CHUNKS / 2

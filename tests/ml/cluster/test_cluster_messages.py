@@ -1,0 +1,77 @@
+"""What of the cluster needs none: figures added up, the benchmark's sleeping engine, and what is said without Ray."""
+
+import re
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from api.grpc.transcription_server import AVAILABLE_IMPLEMENTATIONS
+from ml import benchmark
+from ml.audio.splitter import Chunk
+from ml.benchmarks.sleeper import Sleeper
+from ml.cluster.messages import Pulse, Tally
+from ml.errors import ClusterUnavailableError
+from ml.pipeline.recogniser import recognise_with
+from tests.conftest import settings_for_tests
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray cannot be imported, whether it is installed or not."""
+    for name in [name for name in sys.modules if re.match(r"(ray|ml.cluster|ml.benchmarks.cluster)\b", name)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)
+
+
+def pulse(replica: str, **figures: float) -> Pulse:
+    return Pulse(replica, "node", ("model", ""), "1", {f"engine_{name}": value for name, value in figures.items()})
+
+
+def test_figures_of_replicas_add_up_and_means_are_means_over_all() -> None:
+    tally = Tally()
+    tally.take([pulse("a", steps=10, stepped_rows=20), pulse("b", steps=30, stepped_rows=180)])
+    assert tally.total() == {"engine_steps": 40, "engine_stepped_rows": 200, "mean_batch": 5}
+
+
+def test_what_only_grows_does_not_shrink_when_a_replica_goes() -> None:
+    tally = Tally()
+    gone = Pulse("a", "node", ("model", ""), "1", {"engine_chunks": 5.0, "slots_occupied": 3.0})
+    tally.take([gone, pulse("b", chunks=1)])
+    tally.take([pulse("b", chunks=2)])
+    assert tally.total() == {"engine_chunks": 7, "mean_batch": 0}
+
+
+def test_sleeping_engine_takes_as_long_as_its_batches() -> None:
+    sleeper = Sleeper(base_s=0.1, item_s=0.01, slots=4)
+    started_s = time.perf_counter()
+    texts = list(
+        recognise_with(sleeper, window=8)(iter([Chunk(np.zeros(16_000, np.float32), 0)] * 8), threading.Event())
+    )
+    took_s = time.perf_counter() - started_s
+    figures = sleeper.figures()
+    sleeper.close()
+    assert texts == [""] * 8 and figures["engine_stepped_rows"] == 8
+    assert took_s >= figures["engine_steps"] * 0.1 + 8 * 0.01
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_without_ray_the_implementation_is_listed_and_says_what_to_install() -> None:
+    service = AVAILABLE_IMPLEMENTATIONS["borealis-ray"]()
+    with pytest.raises(ClusterUnavailableError, match=r"pip install -r requirements-ray\.txt") as refusal:
+        service.start(settings_for_tests())
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_without_ray_the_benchmark_says_in_one_line_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark.main(["--device", "cpu", "--workloads", "cluster"]) == 1
+    complaint = capsys.readouterr().err
+    assert complaint.count("\n") == 1 and "requirements-ray.txt" in complaint
+
+
+def test_benchmark_measures_a_cluster_by_itself() -> None:
+    with pytest.raises(SystemExit):
+        benchmark.main(["--device", "cpu", "--workloads", "cluster", "clips"])

@@ -1,0 +1,67 @@
+"""One small random checkpoint for all tests of the model, and the paces a device may go at."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ml.borealis.checkpoint import Checkpoint, prepare_checkpoint
+from ml.borealis.config import GenerationOptions
+from ml.borealis.model import BorealisModel
+from ml.engine import scheduler as batching
+from tests.support.checkpoints import HandMade, build_hand_made, save_upstream
+from tests.support.fake_models import FakeModel, LateReadback, LateStager
+from tests.support.reference import Alone, decode_alone
+
+
+@pytest.fixture(scope="session")
+def hand_made() -> HandMade:
+    return build_hand_made()
+
+
+@pytest.fixture(scope="session")
+def upstream(hand_made: HandMade, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint as published; not to be changed by a test."""
+    return save_upstream(hand_made, tmp_path_factory.mktemp("upstream"))
+
+
+@pytest.fixture(scope="session")
+def converted(upstream: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return prepare_checkpoint(str(upstream), tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def model(converted: Checkpoint) -> BorealisModel:
+    return BorealisModel.load(converted.path, torch.device("cpu"), torch.float32, GenerationOptions(max_new_tokens=12))
+
+
+@pytest.fixture(scope="session")
+def alone(converted: Checkpoint) -> Alone:
+    """Chunks and what transformers' generate() says of each alone."""
+    return decode_alone(converted.path)
+
+
+@pytest.fixture
+def fake() -> FakeModel:
+    return FakeModel()
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group may be let in before every step, as on CUDA; a group is one chunk, as on the CPU."""
+    monkeypatch.setitem(batching.STEPS_BETWEEN_GROUPS, "cpu", 0)
+
+
+@pytest.fixture
+def in_groups(monkeypatch: pytest.MonkeyPatch, unhurried: None) -> None:
+    """Up to five chunks are encoded together, as on CUDA."""
+    monkeypatch.setattr(batching, "ENCODER_GROUP", {"cpu": 5})
+
+
+@pytest.fixture(params=["at once", "late"])
+def device_pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, unhurried: None) -> str:
+    """Whether work is done when it is asked for, as on the CPU, or behind the host's back, as on CUDA."""
+    if request.param == "late":
+        monkeypatch.setattr(batching, "make_stager", lambda prepare, device, group: LateStager(prepare))
+        monkeypatch.setattr(batching, "make_readback", lambda device, slots: LateReadback())
+    return str(request.param)

@@ -1,0 +1,177 @@
+"""A chunk that the model cannot do fails alone, and nothing is held on to when a chunk is done with."""
+
+import gc
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from functools import partial
+
+import pytest
+import torch
+
+from ml.engine import scheduler as batching
+from ml.engine.engine import Engine
+from ml.engine.scheduler import Job
+from ml.errors import EngineStoppedError, RecognitionError
+from tests.support.fake_models import PATIENCE_S, POISON, FakeModel, busy_engine, chunk, in_background, text, texts_of
+
+
+def assert_only_the_poison_failed(fake: FakeModel, numbers: list[int], futures: list["Future[str]"]) -> None:
+    for number, future in zip(numbers, futures, strict=True):
+        if number == POISON:
+            error = future.exception(PATIENCE_S)
+            assert isinstance(error, RecognitionError)
+            assert error.__cause__ is fake.error
+        else:
+            assert future.result(PATIENCE_S) == text(number, number)
+
+
+@pytest.mark.parametrize("stage", ["encode", "prefill"])
+@pytest.mark.parametrize("place", range(5))
+def test_a_chunk_that_cannot_be_encoded_or_prefilled_fails_alone(
+    fake: FakeModel, in_groups: None, device_pace: str, stage: str, place: int
+) -> None:
+    fake.poisoned = stage
+    numbers = [1, 2, 3, 4]
+    numbers.insert(place, POISON)
+    with busy_engine(fake, slots=6) as engine:
+        futures = [engine.submit(chunk(number, number)) for number in numbers]
+        fake.gate.set()
+        assert_only_the_poison_failed(fake, numbers, futures)
+        assert engine.submit(chunk(7)).result(PATIENCE_S) == text(7)
+    assert numbers in fake.asked(stage)  # they were a group
+
+
+@pytest.mark.parametrize("stage", ["step", "decode"])
+@pytest.mark.parametrize("place", range(5))
+def test_a_chunk_that_breaks_a_step_or_its_text_fails_alone(
+    fake: FakeModel, device_pace: str, stage: str, place: int
+) -> None:
+    fake.poisoned = stage
+    numbers = [8, 9, 7, 8, 10]
+    numbers.insert(place, POISON)
+    with busy_engine(fake, slots=3) as engine:
+        futures = [engine.submit(chunk(number, number if number != POISON else 8)) for number in numbers]
+        fake.gate.set()
+        assert_only_the_poison_failed(fake, numbers, futures)
+        assert engine.submit(chunk(7)).result(PATIENCE_S) == text(7)
+
+
+def test_a_group_still_being_encoded_survives_a_step_that_fails(
+    fake: FakeModel, in_groups: None, device_pace: str
+) -> None:
+    fake.poisoned = "step"
+    numbers = [5, POISON, 6, 7, 8, 9, 10, 11]
+    with busy_engine(fake, slots=8) as engine:
+        for step in range(1, 6):  # group after group comes in while others are stepped
+            fake.at_step[step] = lambda: futures.append(engine.submit(chunk(3, 3), owner=object()))
+        futures = [engine.submit(chunk(number, number if number != POISON else 9)) for number in numbers]
+        fake.gate.set()
+        assert_only_the_poison_failed(fake, numbers, futures[: len(numbers)])
+        assert texts_of(futures[len(numbers) :]) == [text(3)] * 5
+
+
+def test_a_group_too_large_for_the_memory_is_halved_until_it_fits(fake: FakeModel, in_groups: None) -> None:
+    fake.largest_group = 2
+    with busy_engine(fake, slots=8) as engine:
+        futures = [engine.submit(chunk(number)) for number in range(1, 9)]
+        fake.gate.set()
+        assert texts_of(futures) == [text(number) for number in range(1, 9)]
+    assert [len(group) for group in fake.asked("encode")] == [1, 5, 2, 3, 1, 2, 3, 1, 2]
+    assert max(map(len, fake.asked("prefill"))) == 2
+
+
+def test_a_chunk_too_large_for_the_memory_by_itself_fails(fake: FakeModel) -> None:
+    fake.largest_group = 0
+    with Engine(fake, 2) as engine:
+        error = engine.submit(chunk(1)).exception(PATIENCE_S)
+        assert isinstance(error, RecognitionError)
+        assert isinstance(error.__cause__, torch.OutOfMemoryError)
+        fake.largest_group = 1
+        assert engine.submit(chunk(2)).result(PATIENCE_S) == text(2)
+
+
+def test_a_failure_is_logged_with_its_cause(fake: FakeModel, caplog: pytest.LogCaptureFixture) -> None:
+    fake.poisoned = "encode"
+    with Engine(fake, 2) as engine:
+        engine.submit(chunk(POISON)).exception(PATIENCE_S)
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("BorealisModel", logging.WARNING)
+    assert record.exc_info is not None
+    assert record.exc_info[1] is fake.error
+
+
+@pytest.mark.parametrize("outcome", ["text", "cancelled", "encode", "prefill", "step", "decode"])
+def test_the_sound_is_forgotten_when_its_chunk_is_done_with(
+    fake: FakeModel, device_pace: str, monkeypatch: pytest.MonkeyPatch, outcome: str
+) -> None:
+    monkeypatch.setattr(batching.logger, "disabled", True)  # pytest keeps what is logged, errors and all
+    fake.poisoned = outcome
+    with busy_engine(fake, slots=2) as engine:
+        sound = chunk(POISON, 9)
+        trace = weakref.ref(sound)
+        future = engine.submit(sound)
+        del sound
+        if outcome == "cancelled":
+            fake.at_step[4] = future.cancel
+        gc.disable()  # no cycle may hold it either: it would be held until the collector's next visit
+        try:
+            fake.gate.set()
+            wait([future], PATIENCE_S)
+            deadline_s = time.monotonic() + PATIENCE_S
+            while trace() is not None and time.monotonic() < deadline_s:
+                time.sleep(0.01)
+            assert trace() is None
+        finally:
+            gc.enable()
+        assert future.done()  # and is still held here
+
+
+def test_the_sound_of_a_chunk_cancelled_in_the_queue_is_forgotten(fake: FakeModel) -> None:
+    with busy_engine(fake) as engine:
+        sound = chunk(1)
+        trace = weakref.ref(sound)
+        future = engine.submit(sound)
+        del sound
+        future.cancel()
+        assert trace() is None
+
+
+def test_a_text_that_comes_after_everybody_was_given_up_harms_nothing(
+    fake: FakeModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with busy_engine(fake, slots=4) as engine:
+        futures = [engine.submit(chunk(number)) for number in range(1, 4)]
+        engine.abandon()
+        for future in futures:
+            assert isinstance(future.exception(PATIENCE_S), EngineStoppedError)
+    assert fake.asked("decode") == [[0]]  # the hung thread went on to the end
+    assert caplog.records == []
+
+
+def both_at_once(*ways: Callable[[], object]) -> None:
+    """Runs both, each on a thread of its own, from the same moment; raises what either raises."""
+    start = threading.Barrier(len(ways))
+    outcomes = [in_background(lambda way=way: (start.wait(), way())) for way in ways]
+    for outcome in outcomes:
+        outcome.result(PATIENCE_S)
+
+
+def test_a_chunk_given_up_while_its_text_arrives_has_one_outcome() -> None:
+    for _ in range(300):
+        job = Job(chunk(1), owner=None, submitted_s=0.0)
+        both_at_once(partial(job.answer, "text"), job.give_up)  # if either raised, whoever comes after were lost
+        assert job.future.exception(PATIENCE_S) is not None or job.future.result() == "text"
+
+
+def test_a_chunk_is_dropped_once_and_answered_never() -> None:
+    job = Job(chunk(1), owner=None, submitted_s=0.0)
+    job.future.cancel()
+    job.drop()
+    job.drop()
+    job.answer("text")
+    job.give_up()
+    assert job.future.cancelled()

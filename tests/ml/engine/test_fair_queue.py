@@ -1,0 +1,156 @@
+"""A line in which every owner has his turn: nothing is lost, nobody overtaken, nobody kept waiting."""
+
+import threading
+from collections import Counter, deque
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml.engine.fair_queue import FairQueue
+from tests.support.fake_models import PATIENCE_S, in_background
+
+OWNERS = st.integers(0, 4)
+ACTIONS = st.one_of(
+    st.tuples(st.just("put"), OWNERS),
+    st.tuples(st.just("put"), OWNERS),
+    st.tuples(st.just("take"), st.integers(0, 5)),
+    st.tuples(st.just("discard"), st.tuples(OWNERS, st.integers(0, 10))),
+)
+Item = tuple[int, int]  # owner, number
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(ACTIONS, max_size=60))
+def test_nothing_is_lost_nobody_overtaken_and_nobody_waits_longer_than_a_round(actions: list) -> None:
+    queue: FairQueue[Item] = FairQueue(capacity=100)
+    lines: dict[int, deque[Item]] = {owner: deque() for owner in range(5)}
+    passed = {owner: Counter() for owner in range(5)}  # who was served since the owner began to wait for his turn
+    for number, (action, value) in enumerate(actions):
+        if action == "put":
+            if not lines[value]:
+                passed[value].clear()
+            assert queue.put(value, (value, number))
+            lines[value].append((value, number))
+        elif action == "discard":
+            owner, index = value
+            item = lines[owner][index] if index < len(lines[owner]) else (owner, -1)
+            assert queue.discard(owner, item) == (item in lines[owner])
+            if item in lines[owner]:
+                lines[owner].remove(item)
+        else:
+            taken = queue.take(value, wait=False)
+            assert len(taken) == min(value, sum(map(len, lines.values())))
+            for item in taken:
+                assert item == lines[item[0]].popleft()
+                passed[item[0]].clear()
+                for owner in range(5):
+                    if lines[owner] and owner != item[0]:
+                        passed[owner][item[0]] += 1
+                        assert passed[owner][item[0]] == 1
+        assert len(queue) == sum(map(len, lines.values()))
+    assert Counter(queue.close()) == Counter(item for line in lines.values() for item in line)
+
+
+def test_owners_are_dealt_to_one_after_the_other() -> None:
+    queue: FairQueue[str] = FairQueue(10)
+    for item in ("a1", "a2", "a3", "b1", "b2", "c1"):
+        queue.put(item[0], item)
+    assert queue.take(4, wait=True) == ["a1", "b1", "c1", "a2"]
+    queue.put("c", "c2")
+    assert queue.take(10, wait=True) == ["b2", "c2", "a3"]
+    assert queue.take(10, wait=False) == []
+
+
+def test_a_full_line_holds_back_its_owner_alone() -> None:
+    queue: FairQueue[int] = FairQueue(1)
+    queue.put("a", 1)
+    blocked = in_background(lambda: queue.put("a", 2))
+    assert in_background(lambda: queue.put("b", 3)).result(PATIENCE_S)
+    assert not blocked.done()
+    assert queue.take(1, wait=False) == [1]
+    assert blocked.result(PATIENCE_S)
+    assert queue.take(5, wait=False) == [3, 2]
+
+
+def test_who_is_held_back_comes_in_when_another_item_of_his_is_discarded() -> None:
+    queue: FairQueue[int] = FairQueue(1)
+    queue.put("a", 1)
+    blocked = in_background(lambda: queue.put("a", 2))
+    assert queue.discard("a", 1)
+    assert blocked.result(PATIENCE_S)
+    assert not queue.discard("a", 1)
+    assert not queue.discard("nobody", 2)
+
+
+def test_taking_waits_for_an_item() -> None:
+    queue: FairQueue[int] = FairQueue(1)
+    taking = in_background(lambda: queue.take(3, wait=True))
+    assert not taking.done()
+    queue.put("a", 1)
+    assert taking.result(PATIENCE_S) == [1]
+
+
+def test_closing_ends_all_waiting_and_hands_over_what_is_left() -> None:
+    queue: FairQueue[int] = FairQueue(2)
+    queue.put("a", 1)
+    queue.put("a", 2)
+    queue.put("b", 3)
+    blocked = in_background(lambda: queue.put("a", 4))
+    assert queue.close() == [1, 2, 3]
+    assert blocked.result(PATIENCE_S) is False
+    assert queue.put("c", 5) is False
+    assert queue.take(1, wait=True) == []
+    assert queue.close() == []
+
+
+def test_closing_ends_a_taking_that_waits() -> None:
+    queue: FairQueue[int] = FairQueue(2)
+    taking = in_background(lambda: queue.take(1, wait=True))
+    queue.close()
+    assert taking.result(PATIENCE_S) == []
+
+
+@pytest.mark.parametrize("capacity", [1, 3])
+def test_nothing_is_lost_between_threads(capacity: int) -> None:
+    queue: FairQueue[Item] = FairQueue(capacity)
+    taken: list[Item] = []
+
+    def put_all(owner: int) -> None:
+        for number in range(200):
+            queue.put(owner, (owner, number))
+
+    def take_all() -> None:
+        while items := queue.take(2, wait=True):
+            taken.extend(items)
+
+    taker = threading.Thread(target=take_all)
+    taker.start()
+    putters = [in_background(lambda owner=owner: put_all(owner)) for owner in range(4)]
+    for putter in putters:
+        putter.result(PATIENCE_S)
+    left = queue.close()
+    taker.join(PATIENCE_S)
+    for owner in range(4):
+        assert [number for who, number in taken + left if who == owner] == list(range(200))
+
+
+def test_a_newcomer_goes_before_the_owner_that_has_just_had_its_turn() -> None:
+    queue: FairQueue[str] = FairQueue(capacity=9)
+    for item in ("a1", "a2", "a3"):
+        queue.put("a", item)
+    assert queue.take(1, wait=False) == ["a1"]
+    queue.put("b", "b1")
+    assert queue.take(2, wait=False) == ["b1", "a2"]
+
+
+def test_newcomers_without_end_do_not_starve_who_was_there() -> None:
+    queue: FairQueue[str] = FairQueue(capacity=99)
+    for number in range(20):
+        queue.put("a file", f"file {number}")
+    served = []
+    for number in range(30):
+        queue.put(f"clip {number}", f"clip {number}")
+        queue.put(f"another clip {number}", f"another clip {number}")
+        served += queue.take(1, wait=False)
+    assert "file 0" in served and "file 1" in served

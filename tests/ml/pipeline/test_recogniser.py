@@ -1,0 +1,97 @@
+"""The recogniser over an engine: texts are handed on when they are there, and whoever leaves early leaves nothing."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+from ml.audio.splitter import Chunk
+from ml.errors import UndecodableAudioError
+from ml.pipeline.recogniser import recognise_with
+
+PATIENCE_S = 20
+
+
+class FakeEngine:
+    """Says the first sample of each chunk, at once unless it is told to wait."""
+
+    def __init__(self, answers: bool = True) -> None:
+        self.futures: list[Future[str]] = []
+        self.most_at_once = 0
+        self._answers = answers
+
+    def submit(self, waveform: np.ndarray, owner: object, sampled: bool = False) -> "Future[str]":
+        future: Future[str] = Future()
+        self.futures.append(future)
+        self.most_at_once = max(self.most_at_once, sum(not future.done() for future in self.futures))
+        if self._answers:
+            future.set_result(str(int(waveform[0])))
+        return future
+
+
+def chunk(number: int) -> Chunk:
+    return Chunk(np.full(16_000, number, np.float32), number * 16_000)
+
+
+def reading_ahead() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "read-ahead"]
+
+
+def test_text_is_handed_on_before_the_next_chunk_is_there() -> None:
+    more = threading.Event()
+
+    def chunks() -> Iterator[Chunk]:
+        yield chunk(1)
+        assert more.wait(PATIENCE_S)
+        yield chunk(2)
+
+    texts = recognise_with(FakeEngine(), window=4)(chunks(), threading.Event())
+    assert next(texts) == "1"
+    more.set()
+    assert list(texts) == ["2"] and reading_ahead() == []
+
+
+def test_no_more_chunks_than_the_window_are_in_the_engine() -> None:
+    engine = FakeEngine(answers=False)
+    texts = recognise_with(engine, window=3)(map(chunk, range(10)), threading.Event())
+    found = []
+    answering = threading.Thread(target=lambda: found.extend(texts))
+    answering.start()
+    for number in range(10):
+        while len(engine.futures) <= number:
+            assert answering.is_alive()
+        engine.futures[number].set_result(str(number))
+    answering.join()
+    assert found == [str(number) for number in range(10)] and engine.most_at_once <= 3
+
+
+def test_whoever_leaves_early_cancels_what_is_in_the_engine_and_ends_the_wait_for_more() -> None:
+    engine, cancelled = FakeEngine(), threading.Event()
+
+    def chunks() -> Iterator[Chunk]:
+        yield chunk(1)
+        engine._answers = False
+        yield chunk(2)
+        assert cancelled.wait(PATIENCE_S)
+
+    texts = recognise_with(engine, window=4)(chunks(), cancelled)
+    assert next(texts) == "1"
+    while len(engine.futures) < 2:
+        pass
+    texts.close()  # type: ignore[attr-defined]  # it is a generator
+    assert engine.futures[1].cancelled() and cancelled.is_set() and reading_ahead() == []
+
+
+def test_error_of_the_decoder_comes_after_the_texts_before_it_and_cancels_nobody() -> None:
+    def chunks() -> Iterator[Chunk]:
+        yield chunk(1)
+        raise UndecodableAudioError("broken")
+
+    cancelled = threading.Event()
+    texts = recognise_with(FakeEngine(), window=4)(chunks(), cancelled)
+    assert next(texts) == "1"
+    with pytest.raises(UndecodableAudioError):
+        next(texts)
+    assert not cancelled.is_set() and reading_ahead() == []

@@ -1,0 +1,53 @@
+"""The loop guard with the bundled model: over noises that it might take for speech, and where it cannot end."""
+
+import threading
+import wave
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from ml.audio.splitter import Chunk
+from ml.benchmarks.backgrounds import BACKGROUNDS
+from ml.benchmarks.weights import load_weights
+from ml.engine.engine import Engine
+from ml.pipeline.recogniser import recognise_with
+from ml.pipeline.repetition import LoopGuard, first_repeat, is_unsound
+from ml.transcript import Status, Unfinished
+from ml.types import SAMPLE_RATE, Waveform
+from tests.conftest import SAMPLES
+
+NEW_TOKENS = 120
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["without an end", "as it is"])
+def way(request: pytest.FixtureRequest) -> Iterator[tuple[Engine, bool]]:
+    """The bundled model's engine, and whether it has been made to go on to the limit on tokens."""
+    model = load_weights("bundled", torch.device("cpu"), torch.float32, NEW_TOKENS, ignore_eos=request.param)
+    with Engine(model, slots=4) as engine:
+        yield engine, request.param
+
+
+def ask(engine: Engine, waveform: Waveform) -> tuple[str, str, Status]:
+    """The model's first answer, and the guard's text and status."""
+    recognise, again = (recognise_with(engine, window=4, sampled=sampled) for sampled in (False, True))
+    chunk = Chunk(waveform, 0)
+    (first,) = recognise(iter([chunk]), threading.Event())
+    return first, *LoopGuard(recognise, again).sound(chunk, first, threading.Event())
+
+
+@pytest.mark.parametrize("name", ["music", "breaths", "knocks", "pink noise"])
+def test_no_answer_to_noise_repeats_itself(way: tuple[Engine, bool], name: str) -> None:
+    first, text, status = ask(way[0], BACKGROUNDS[name](6.0, np.random.default_rng(0)))
+    assert first_repeat(text) is None
+    assert (status is Status.TRANSCRIBED) == (not is_unsound(first, 6.0))
+
+
+def test_answer_that_does_not_end_is_never_handed_on_as_it_is(way: tuple[Engine, bool]) -> None:
+    with wave.open(str(SAMPLES / "demo.wav")) as file:
+        speech = np.frombuffer(file.readframes(int(5.4 * SAMPLE_RATE)), "<i2").astype(np.float32) / 32768
+    first, text, status = ask(way[0], speech)
+    assert first and text and first_repeat(text) is None
+    assert isinstance(first, Unfinished) == way[1]
+    assert (status is Status.TRANSCRIBED) == (not way[1])

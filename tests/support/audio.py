@@ -1,0 +1,195 @@
+"""Makes recordings for the tests, good and bad, and checks that decoding them left nothing behind."""
+
+import gc
+import io
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+from pydub import AudioSegment
+
+from ml.types import SAMPLE_RATE, Waveform
+
+FFMPEG = Path(imageio_ffmpeg.get_ffmpeg_exe())
+AudioSegment.converter = str(FFMPEG)
+
+# name: file ending, container as ffmpeg calls it, options for writing, codec for pydub to read it with
+_WRITING: dict[str, tuple[str, str, list[str], str]] = {
+    "mp3": ("mp3", "mp3", ["-b:a", "64k"], "mp3"),
+    "wav": ("wav", "wav", [], "pcm_s16le"),
+    "flac": ("flac", "flac", [], "flac"),
+    "ogg": ("ogg", "ogg", ["-c:a", "libvorbis"], "vorbis"),
+    "opus": ("ogg", "ogg", ["-c:a", "libopus", "-b:a", "64k"], "opus"),
+    "aac": ("aac", "adts", ["-b:a", "96k"], "aac"),
+    "m4a": ("m4a", "ipod", ["-b:a", "96k"], "aac"),
+    "m4a-index-first": ("m4a", "ipod", ["-b:a", "96k", "-movflags", "+faststart"], "aac"),
+}
+FORMATS = tuple(_WRITING)
+
+
+def voice(duration_s: float, seed: int = 0, sample_rate: int = SAMPLE_RATE) -> Waveform:
+    """Return a hum of harmonics below 3 kHz that swells and fades: no codec harms it, no two moments are alike."""
+    random = np.random.default_rng(seed)
+    times_s = np.arange(int(duration_s * sample_rate)) / sample_rate
+    phase = 2 * np.pi * 140 * times_s + 35 * np.sin(2 * np.pi * 0.7 * times_s + random.uniform(0, 6))  # 115 to 165 Hz
+    sound = sum(np.sin(k * phase + random.uniform(0, 6)) / k for k in range(1, 16))
+    swell = 0.55 + 0.45 * np.sin(2 * np.pi * 1.3 * times_s + random.uniform(0, 6))
+    return np.asarray(0.2 * sound * swell, np.float32)
+
+
+def pcm(waveform: Waveform) -> bytes:
+    """Return waveform (N,) as 16-bit little-endian samples."""
+    return np.round(np.clip(waveform, -1, 1) * 32767).astype("<i2").tobytes()
+
+
+def segment(waveform: Waveform, sample_rate: int = SAMPLE_RATE) -> AudioSegment:
+    """Return waveform (N,) as pydub's mono segment."""
+    return AudioSegment(pcm(waveform), sample_width=2, frame_rate=sample_rate, channels=1)
+
+
+def encoded(recording: AudioSegment, name: str) -> bytes:
+    """Return `recording` written in the format called `name` in FORMATS."""
+    _, container, options, _ = _WRITING[name]
+    with recording.export(io.BytesIO(), format=container, parameters=options) as file:
+        return bytes(file.read())
+
+
+def encode(recording: Path, folder: Path, name: str) -> Path:
+    """Write the WAV file `recording` into `folder` in the format called `name` in FORMATS; return the new file."""
+    path = folder / f"{recording.stem}-{name}.{_WRITING[name][0]}"
+    with recording.open("rb") as file:
+        path.write_bytes(encoded(AudioSegment.from_wav(file), name))
+    return path
+
+
+def decoded_by_pydub(audio_bytes: bytes, name: str) -> Waveform:
+    """Return the 16 kHz mono waveform that pydub makes of a file in the format called `name`."""
+    _, container, _, codec = _WRITING[name]
+    container = {"adts": "aac", "ipod": "mov"}.get(container, container)
+    recording = AudioSegment.from_file(io.BytesIO(audio_bytes), format=container, codec=codec)
+    mono = recording.set_sample_width(2).set_channels(1).set_frame_rate(SAMPLE_RATE)
+    return np.asarray(np.array(mono.get_array_of_samples()) / 32768, np.float32)
+
+
+def wav_header(
+    data_bytes: int, sample_rate: int = SAMPLE_RATE, channels: int = 1, riff_bytes: int = 0xFFFF_FFFF
+) -> bytes:
+    """Return the 44 bytes before 16-bit samples, true or not."""
+    frame = (channels * 2) & 0xFFFF
+    layout = struct.pack("<HHIIHH", 1, channels, sample_rate, (sample_rate * frame) & 0xFFFF_FFFF, frame, 16)
+    head = b"RIFF" + struct.pack("<I", riff_bytes) + b"WAVEfmt " + struct.pack("<I", len(layout)) + layout
+    return head + b"data" + struct.pack("<I", data_bytes)
+
+
+def wav(waveform: Waveform, sample_rate: int = SAMPLE_RATE) -> bytes:
+    """Return waveform (N,) as a proper WAV file, with no help from ffmpeg."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(sample_rate)
+        writer.writeframes(pcm(waveform))
+    return file.getvalue()
+
+
+def opus_bomb(duration_s: float) -> bytes:
+    """Return an Ogg file of one-byte Opus packets, 60 ms of nothing each: 10 hours in 1.3 MB."""
+    head = b"OpusHead" + struct.pack("<BBHIhB", 1, 1, 0, 16_000, 0, 0)
+    tags = b"OpusTags" + struct.pack("<I", 4) + b"test" + struct.pack("<I", 0)
+    pages = [_ogg_page(head, [len(head)], 0, 0, first=True), _ogg_page(tags, [len(tags)], 0, 1)]
+    packet, n_packets = b"\x18", 255
+    for number in range(2, 2 + int(duration_s / (n_packets * 0.06))):
+        granule = (number - 1) * n_packets * 2880  # 48 kHz samples so far
+        pages.append(_ogg_page(packet * n_packets, [1] * n_packets, granule, number))
+    return b"".join(pages)
+
+
+def _ogg_page(payload: bytes, lengths: list[int], granule: int, number: int, first: bool = False) -> bytes:
+    def page(checksum: int) -> bytes:
+        head = struct.pack("<4sBBqIIIB", b"OggS", 0, 2 * first, granule, 7, number, checksum, len(lengths))
+        return head + bytes(lengths) + payload
+
+    return page(_ogg_checksum(page(0)))
+
+
+def _ogg_checksum(data: bytes) -> int:
+    checksum = 0
+    for byte in data:
+        checksum = ((checksum << 8) & 0xFFFF_FFFF) ^ _OGG_TABLE[(checksum >> 24) ^ byte]
+    return checksum
+
+
+def _ogg_table() -> list[int]:
+    table = []
+    for byte in range(256):
+        value = byte << 24
+        for _ in range(8):
+            value = ((value << 1) ^ (0x04C1_1DB7 if value & 0x8000_0000 else 0)) & 0xFFFF_FFFF
+        table.append(value)
+    return table
+
+
+_OGG_TABLE = _ogg_table()
+
+
+def made_by_ffmpeg(*arguments: str) -> bytes:
+    """Return what ffmpeg writes to its standard output when given these arguments."""
+    command = [str(FFMPEG), "-nostdin", "-loglevel", "error", *arguments, "-"]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True).stdout
+
+
+def nothing_left_behind(tmp_path: Path) -> Iterator[None]:
+    """Fixture body: after the test there are no more processes, threads, descriptors or temporary files than before."""
+    usual, before = tempfile.tempdir, _belongings()
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = usual
+    if _more_than(before):
+        gc.collect()  # what is merely waiting to be collected is not left behind; asked only now, since it is slow
+    assert list(folder.iterdir()) == []
+    assert _more_than(before) == []
+
+
+def _more_than(before: dict[str, set[str]]) -> list[str]:
+    """What there is that was not there before. What earlier tests left to end by itself may end meanwhile."""
+    now = _belongings()
+    return sorted(f"{kind}: {item}" for kind, items in now.items() for item in items - before[kind])
+
+
+def _belongings() -> dict[str, set[str]]:
+    mine = {"threads": {thread.name for thread in threading.enumerate()}}
+    if sys.platform == "linux":
+        targets = {link.name: _target(link) for link in Path("/proc/self/fd").iterdir()}
+        mine["descriptors"] = {f"{name} -> {target}" for name, target in targets.items() if target}
+        mine["children"] = {str(child) for child in _children()}
+    return mine
+
+
+def _target(descriptor: Path) -> str:
+    """Return what a descriptor is open on, or nothing for the one that listed the folder and is closed again."""
+    try:
+        return str(descriptor.readlink())
+    except FileNotFoundError:
+        return ""
+
+
+def _children() -> Iterator[int]:
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if parent == os.getpid():
+            yield int(stat.parent.name)

@@ -1,0 +1,89 @@
+"""A real server around a fake recogniser that the tests of the client hold back, and recordings to send to it."""
+
+import threading
+import wave
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from api.grpc.server import TranscriptionServer
+from generated.v1 import transcription_pb2_grpc
+from ml.audio.splitter import Chunk
+from resources.config import PROJECT_ROOT, Settings
+from services.transcription.base_service import TranscriptionServiceBase
+from tests.conftest import settings_for_tests
+from tests.support.audio import pcm, voice
+
+ROOT = PROJECT_ROOT
+NOBODY = "127.0.0.1:1"
+PATIENCE_S = 30
+
+
+class FakeService(TranscriptionServiceBase, transcription_pb2_grpc.TranscriptionServiceServicer):
+    """ "Recognises" a chunk as its length and checksum, so that a single lost or moved byte shows in the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_start = threading.Event()
+        self.may_answer = threading.Event()
+        self.asked = threading.Event()
+        self.saw_cancellation = threading.Event()
+        self.may_start.set()
+        self.may_answer.set()
+
+    def start(self, settings: Settings) -> None:
+        super().start(settings)
+        assert self.may_start.wait(PATIENCE_S)
+
+    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        self.asked.set()
+        while not self.may_answer.wait(0.01):
+            if cancelled.is_set():
+                self.saw_cancellation.set()
+                return
+        for chunk in chunks:
+            yield f"{len(chunk.waveform)}:{zlib.crc32(chunk.waveform.tobytes()):08x}"
+
+    def get_version(self) -> str:
+        return "fake"
+
+
+@contextmanager
+def listening(service: FakeService, **settings: Any) -> Iterator[TranscriptionServer]:
+    """A server that listens and has not been started; stopped at the end without waiting for anybody."""
+    server = TranscriptionServer(service, settings_for_tests(**{"shutdown_grace_s": 0, **settings}))
+    try:
+        yield server
+    finally:
+        service.may_start.set()
+        service.may_answer.set()
+        server.stop()
+
+
+@contextmanager
+def serving(service: FakeService | None = None, **settings: Any) -> Iterator[int]:
+    """The port of a server on this machine that is ready."""
+    with listening(service or FakeService(), **settings) as server:
+        server.start()
+        yield server.port
+
+
+def write_wav(path: Path, seconds: float) -> Path:
+    """A recording of a hum that passes for speech: 44 bytes of header, 32,000 bytes a second."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(pcm(voice(seconds)))
+    return path
+
+
+def expected_text(recording: Path) -> str:
+    """What FakeService answers for a recording of one chunk."""
+    with wave.open(str(recording), "rb") as file:
+        waveform = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+    return f"{len(waveform)}:{zlib.crc32(waveform.tobytes()):08x}"

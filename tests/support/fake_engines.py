@@ -1,0 +1,88 @@
+"""An engine that sleeps instead of recognising, for replicas in processes of their own, which import nothing heavy."""
+
+import os
+import threading
+import time
+from collections.abc import Hashable
+from concurrent.futures import Future
+from functools import partial
+
+import numpy as np
+import ray
+
+from ml.cluster.replica import Recipe
+from ml.errors import EngineStoppedError, RecognitionError
+from ml.types import Waveform
+
+# What the first sample of a chunk asks of the engine; anything else asks for an answer.
+FAIL, STOP, EXIT, SLOW = 0.5, 0.25, 0.125, 0.0625
+LONGEST_S = 60.0  # of a slow chunk, unless it is cancelled
+
+
+class SleepingEngine:
+    """Answers each chunk after `delay_s` with the node it runs on and the chunk's length in samples."""
+
+    def __init__(self, delay_s: float, slots: int) -> None:
+        self._delay_s = delay_s
+        self._free = threading.Semaphore(slots)
+        self._lock = threading.Lock()
+        self._counts = {"engine_chunks": 0, "engine_stopped": 0, "engine_cancelled": 0, "engine_steps": 0}
+        self._inside = self._stepped = 0
+        self.is_alive = True
+        self.silent_s = 0.0
+        self._node = ray.get_runtime_context().get_node_id()[:12]  # short, or it would be more than anybody says
+
+    def submit(self, waveform: Waveform, owner: Hashable = None, sampled: bool = False) -> "Future[str]":
+        future: Future[str] = Future()
+        threading.Thread(target=self._recognise, args=(waveform, future), daemon=True).start()
+        return future
+
+    def figures(self) -> dict[str, float]:
+        return {**self._counts, "engine_stepped_rows": self._stepped, "slots_occupied": self._inside}
+
+    def close(self) -> None:
+        self.is_alive = False
+
+    def _recognise(self, waveform: Waveform, future: "Future[str]") -> None:
+        with self._free:
+            self._count("engine_steps", 1)
+            time.sleep(self._delay_s)
+            deadline_s = time.monotonic() + LONGEST_S
+            while waveform[0] == SLOW and not future.cancelled() and time.monotonic() < deadline_s:
+                time.sleep(0.02)
+            self._count("", -1)
+        if waveform[0] == EXIT:
+            os._exit(1)
+        if not future.set_running_or_notify_cancel():
+            self._counts["engine_cancelled"] += 1
+        elif waveform[0] == FAIL:
+            future.set_exception(RecognitionError("x"))
+        elif waveform[0] == STOP and self._once():
+            future.set_exception(EngineStoppedError("x"))
+        else:
+            future.set_result(f"{self._node} {len(waveform)}")
+            self._counts["engine_chunks"] += 1
+
+    def _count(self, name: str, change: int) -> None:
+        with self._lock:
+            self._inside += change
+            if name:
+                self._counts[name] += 1
+                self._stepped += self._inside
+
+    def _once(self) -> bool:
+        """Whether this is the first chunk that stops the engine."""
+        self._counts["engine_stopped"] += 1
+        return self._counts["engine_stopped"] == 1
+
+
+def recipe(delay_s: float = 0.1, slots: int = 8, version: str = "1") -> Recipe:
+    """Replicas around a SleepingEngine; `version` is their model's revision as well."""
+    return Recipe(partial(SleepingEngine, delay_s, slots), ("sleeping", version), f"{delay_s} {version}", 120.0)
+
+
+def chunk(seconds: float = 1.0, first: float = 0.0) -> Waveform:
+    """A chunk whose first sample is `first`."""
+    waveform = np.zeros(round(seconds * 16_000), np.float32)
+    waveform[0] = first
+    return waveform

@@ -1,0 +1,191 @@
+"""Stand-ins at the engine's edges: a model that says its chunk's number, and a device that answers late."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from ml.borealis.cuda import HostStager
+from ml.engine.engine import Engine
+from ml.types import Waveform
+
+PATIENCE_S = 20
+POISON = 666
+END = -1  # the fake model's end of text
+FACTOR = 1000  # token = number * FACTOR + place
+
+
+def chunk(number: int, length: int = 3) -> Waveform:
+    """A chunk of which the fake model says `length` tokens of `number`."""
+    return np.array([number, length], np.float32)
+
+
+def text(number: int, length: int = 3) -> str:
+    """What the fake model says of chunk(number, length)."""
+    return f"{number}: {length} tokens" if length else ""
+
+
+class FakeDecoder:
+    """Says number * 1000 + place for each place of a chunk's text, then END, in whichever row it sits."""
+
+    prefill_length = 10
+
+    def __init__(self, model: "FakeModel", slots: int) -> None:
+        self._model = model
+        self._left: list[list[int]] = [[] for _ in range(slots)]  # tokens still to say, END included
+
+    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+        spoken = audio[:, 0].int().tolist()
+        self._model.rows += [(number, row) for row, (number, _) in zip(rows, spoken, strict=True)]
+        self._model.enter("prefill", [number for number, _ in spoken])
+        for row, (number, length) in zip(rows, spoken, strict=True):
+            self._left[row] = [number * FACTOR + place for place in range(length)] + [END]
+        return torch.tensor([self._left[row].pop(0) for row in rows])
+
+    def move(self, row: int, to: int) -> None:
+        self._left[to], self._left[row] = self._left[row], []
+
+    def step(self, active: int, length: int) -> torch.Tensor:
+        numbers = [left[0] // FACTOR if left != [END] else END for left in self._left[:active] if left]
+        try:
+            self._model.enter("step", numbers)
+        except Exception:
+            self._left = [[] for _ in self._left]
+            raise
+        return torch.tensor([left.pop(0) if left else END for left in self._left[:active]])
+
+
+class FakeModel:
+    """Says of a chunk its number, over and over. `gate` holds the encoder back; `log` keeps what was asked of it.
+
+    `poisoned` is the stage that breaks down with `error` over chunk POISON; `at_step[n]` runs just before step n.
+    """
+
+    device = torch.device("cpu")
+    eos_id = END
+    max_new_tokens = 40
+    lanes = 1
+    samples = False
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.at_work = threading.Event()
+        self.log: list[tuple[str, list[int]]] = []
+        self.rows: list[tuple[int, int]] = []  # number and row of each chunk seated
+        self.threads: set[int] = set()
+        self.at_step: dict[int, Callable[[], object]] = {}
+        self.largest_group = 10**6
+        self.poisoned = "nothing"
+        self.error: BaseException = RuntimeError("poisoned")
+
+    def enter(self, stage: str, numbers: list[int]) -> None:
+        self.threads.add(threading.get_ident())
+        self.log.append((stage, numbers))
+        if stage == "step":
+            self.at_step.pop(len(self.asked("step")), lambda: None)()
+        if stage == self.poisoned and POISON in numbers:
+            raise self.error
+        if stage in ("encode", "prefill") and len(numbers) > self.largest_group:
+            raise torch.OutOfMemoryError("too large")
+
+    def asked(self, stage: str) -> list[list[int]]:
+        """The chunks' numbers at each call of `stage`."""
+        return [numbers for asked, numbers in self.log if asked == stage]
+
+    def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
+        self.at_work.set()
+        assert self.gate.wait(PATIENCE_S)
+        self.enter("encode", [int(number) for number in waveforms[:, 0]])
+        return waveforms[:, None, :2].clone()  # (B, 1, 2)
+
+    def make_decoder(self, slots: int) -> FakeDecoder:
+        return FakeDecoder(self, slots)
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        self.enter("decode", [row[0] // FACTOR if row else END for row in ids])
+        return [self._say(row) for row in ids]
+
+    def _say(self, tokens: Sequence[int]) -> str:
+        number = tokens[0] // FACTOR if tokens else 0
+        if list(tokens) != [number * FACTOR + place for place in range(len(tokens))]:
+            return f"garbled: {tokens}"
+        return text(number, len(tokens))
+
+
+class LateReadback:
+    """Hands tokens out only when `DEPTH` more steps are under way, as a device does that runs behind its host."""
+
+    DEPTH = 3
+
+    def __init__(self) -> None:
+        self._pending: deque[tuple[list[int], Any]] = deque()
+
+    def put(self, tokens: torch.Tensor, tag: Any) -> None:
+        self._pending.append((tokens.tolist(), tag))
+
+    def get(self) -> list[tuple[list[int], Any]]:
+        return [self._pending.popleft() for _ in range(len(self._pending) - self.DEPTH)]
+
+    def forget(self) -> None:
+        self._pending.clear()
+
+
+class LateStaged:
+    """Ready at the third time of asking."""
+
+    def __init__(self, audio: torch.Tensor) -> None:
+        self._audio = audio
+        self._asked = 0
+
+    def is_ready(self) -> bool:
+        self._asked += 1
+        return self._asked > 2
+
+    def settle(self) -> torch.Tensor:
+        return self._audio
+
+
+class LateStager:
+    """Encodes beside the decode steps, as far as the engine can tell."""
+
+    def __init__(self, prepare: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._stager = HostStager(prepare)
+
+    def stage(self, waveforms: Sequence[Waveform]) -> LateStaged:
+        return LateStaged(self._stager.stage(waveforms).settle())
+
+
+@contextmanager
+def busy_engine(fake: FakeModel, slots: int = 4, queue_capacity: int = 64) -> Iterator[Engine]:
+    """An engine whose thread is held at a first chunk, number 0 and of one token, until `fake.gate` is set."""
+    fake.gate.clear()
+    with Engine(fake, slots, queue_capacity) as engine:
+        engine.submit(chunk(0, 1), owner="the first")
+        assert fake.at_work.wait(PATIENCE_S)
+        try:
+            yield engine
+        finally:
+            fake.gate.set()
+
+
+def texts_of(futures: Sequence["Future[str]"]) -> list[str]:
+    return [future.result(PATIENCE_S) for future in futures]
+
+
+def in_background(work: Callable[[], object]) -> "Future[object]":
+    future: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run).start()
+    return future

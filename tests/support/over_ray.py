@@ -1,0 +1,24 @@
+"""The usual service of the fault tests, with its chunks recited on a cluster."""
+
+import threading
+from collections.abc import Iterator
+
+from ml.audio.splitter import Chunk
+from ml.cluster.client import ClusterOptions
+from ml.cluster.replica import Recipe
+from resources.config import Settings
+from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
+from tests.support.fake_engines import recipe
+from tests.support.fault_services import Watched
+
+
+class ReciterOverRay(Watched, BorealisRayTranscriptionService):
+    """As Reciter, but that `at_chunk` hears of a chunk when its text is back."""
+
+    def recipe(self, settings: Settings, options: ClusterOptions) -> Recipe:
+        return recipe(delay_s=0.0)
+
+    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        for number, text in enumerate(super().recognise(chunks, cancelled), start=1):
+            self.note(number)
+            yield text

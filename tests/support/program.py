@@ -1,0 +1,69 @@
+"""`start.py` with a stand-in for the model: `python -m tests.support.program --implementation NAME`.
+
+reciter answers at once, slow takes its time over a chunk, engine is the real engine around a fake model.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from types import ModuleType
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as start.py does, before anything loads grpc
+
+from ml.audio.splitter import Chunk
+from tests.support.fault_services import Reciter
+
+CHUNK_S = 1.5  # how long the slow one takes
+
+
+class Slow(Reciter):
+    """Takes its time over each chunk, unless it is not wanted any more."""
+
+    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        for text in super().recognise(chunks, cancelled):
+            if cancelled.wait(CHUNK_S):
+                return
+            yield text
+
+
+class Stuck(Slow):
+    """Never ends of its own accord."""
+
+    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        cancelled.wait()
+        yield from super().recognise(chunks, cancelled)
+
+
+def main(arguments: list[str]) -> int:
+    """Serves until told to stop, as start.py does."""
+    if "engine" in arguments:
+        _put_the_fake_model_in()
+    else:
+        _leave_the_model_out()
+    from api.grpc import transcription_server as server
+
+    known = server.AVAILABLE_IMPLEMENTATIONS
+    known.update(reciter=Reciter, slow=Slow, stuck=Stuck, engine=known["borealis"])
+    return server.main(arguments)
+
+
+def _leave_the_model_out() -> None:
+    """What the model needs takes seconds and hundreds of megabytes to load."""
+    implementations = ModuleType("services.transcription.implementations")
+    vars(implementations).update(BorealisTranscriptionService=Reciter, __all__=["BorealisTranscriptionService"])
+    over_ray = ModuleType("services.transcription.implementations.borealis_ray_service")
+    vars(over_ray).update(BorealisRayTranscriptionService=Reciter)
+    sys.modules.update({module.__name__: module for module in (implementations, over_ray)})
+
+
+def _put_the_fake_model_in() -> None:
+    from ml.engine.engine import Engine
+    from services.transcription.implementations import borealis_service
+    from tests.support.scripted_model import Talker
+
+    borealis_service.load_engine = lambda options: Engine(Talker(), slots=4)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""What transformers' generate() says of each of a dozen chunks alone: what decoding them together must equal."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ml.borealis.config import GenerationOptions
+from ml.borealis.decoder import SlotDecoder
+from ml.borealis.model import BorealisModel
+from ml.engine.slots import Decoder
+from ml.types import Waveform
+from tests.support.checkpoints import HIDDEN
+
+CHUNKS = 12
+AUDIO_LENGTH = 375
+MAX_NEW_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Chunks given as audio embeddings: random ones differ in every token, sounds under random weights do not."""
+
+    model: BorealisModel
+    audio: torch.Tensor  # (CHUNKS, 375, H)
+    tokens: list[list[int]]  # of each chunk, its end not included
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; the chunks stay on the CPU."""
+        return self.model.device
+
+    def make_decoder(self, slots: int) -> SlotDecoder:
+        """A decoder of the model's, without graphs."""
+        return SlotDecoder(self.model.network, *self.model.prompt_embeddings(), AUDIO_LENGTH, self.model.options, slots)
+
+
+class NumberedChunks:
+    """The model as the engine sees it, with the encoder's answers known beforehand and token ids for texts."""
+
+    def __init__(self, alone: Alone, model: BorealisModel | None = None) -> None:
+        model = model or alone.model
+        self.device = model.device
+        self.eos_id = alone.model.eos_id
+        self.max_new_tokens = model.max_new_tokens
+        self.samples = model.samples
+        self.lanes = 1
+        self.make_decoder = model.make_decoder
+        self._audio = alone.audio.to(model.device)
+
+    def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
+        return self._audio[waveforms[:, 0].long()]
+
+    def decode(self, ids: list[list[int]]) -> list[str]:
+        return [ids_as_text(row) for row in ids]
+
+
+def ids_as_text(ids: list[int]) -> str:
+    return " ".join(map(str, ids))
+
+
+def numbered_chunk(index: int) -> Waveform:
+    """The waveform that NumberedChunks takes for chunk `index`."""
+    return np.full(2, index, np.float32)
+
+
+def decode_alone(path: Path) -> Alone:
+    """Loads the model at `path` and gives it an end of text that comes after very different numbers of tokens."""
+    options = GenerationOptions(max_new_tokens=MAX_NEW_TOKENS)
+    model = BorealisModel.load(path, torch.device("cpu"), torch.float32, options)
+    audio = 2.4 * torch.randn(CHUNKS, AUDIO_LENGTH, HIDDEN, generator=torch.Generator().manual_seed(0))
+    whole: list[list[int]] = [model.generate(model.embed(chunk[None]))[0].tolist() for chunk in audio]
+
+    def until(end: int) -> list[list[int]]:
+        return [row[: row.index(end)] if end in row else row for row in whole]
+
+    model.eos_id = max(
+        sorted({token for row in whole for token in row}), key=lambda end: len(set(map(len, until(end))))
+    )
+    return Alone(model, audio, until(model.eos_id))
+
+
+def prefill(decoder: Decoder, alone: Alone, chunks: dict[int, int]) -> dict[int, list[int]]:
+    """Seats chunks, given as {row: chunk}, in one group; their first tokens by row."""
+    rows = list(chunks)
+    tokens = decoder.prefill(rows, alone.audio[[chunks[row] for row in rows]].to(alone.device), [None] * len(rows))
+    return {row: [token] for row, token in zip(rows, tokens.tolist(), strict=True)}
+
+
+def step_to_the_end(
+    decoder: Decoder, alone: Alone, said: dict[int, list[int]], length: int = 0
+) -> dict[int, list[int]]:
+    """Steps all of `said` until each has ended; their tokens, ends not included. `length` is as a bucket gives it."""
+    for place in range(1, MAX_NEW_TOKENS):
+        for row, token in enumerate(decoder.step(max(said) + 1, length or decoder.prefill_length + place).tolist()):
+            if row in said:
+                said[row].append(token)
+    end = alone.model.eos_id
+    return {row: tokens[: tokens.index(end)] if end in tokens else tokens for row, tokens in said.items()}
+
+
+def come_and_go(decoder: Decoder, alone: Alone, dice: random.Random, slots: int) -> None:
+    """Seats chunks in groups of any size in any rows, steps and moves them, takes some away; checks every token."""
+    to_come = dice.sample(range(CHUNKS), CHUNKS)
+    chunk_in: dict[int, int] = {}  # row: chunk
+    said: dict[int, list[int]] = {}
+    whole = 0
+    while to_come or chunk_in:
+        free = [row for row in range(slots) if row not in chunk_in]
+        group = min(len(free), len(to_come), dice.choice([0, 0, 1, 2, 3]))
+        if group:
+            seated = dict(zip(dice.sample(free, group), to_come, strict=False))
+            del to_come[:group]
+            chunk_in |= seated
+            said |= prefill(decoder, alone, seated)
+        elif free and chunk_in and dice.random() < 0.1:
+            row, to = dice.choice(list(chunk_in)), dice.choice(free)
+            decoder.move(row, to)
+            chunk_in[to], said[to] = chunk_in.pop(row), said.pop(row)
+        elif chunk_in:
+            furthest = decoder.prefill_length + max(len(said[row]) for row in chunk_in)
+            longer = dice.choice([0, 0, 5, 1000])  # a bucket may be longer than anybody needs
+            for row, token in enumerate(decoder.step(max(chunk_in) + 1, furthest + longer).tolist()):
+                if row in chunk_in:
+                    said[row].append(token)
+        for row, index in list(chunk_in.items()):
+            expected = [*alone.tokens[index], alone.model.eos_id][:MAX_NEW_TOKENS]
+            assert said[row] == expected[: len(said[row])]
+            at_its_end = len(said[row]) == len(expected)
+            if at_its_end or dice.random() < 0.01:  # or nobody wants it any more
+                whole += at_its_end
+                del chunk_in[row], said[row]
+    assert whole > CHUNKS / 2
