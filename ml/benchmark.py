@@ -34,7 +34,7 @@ from ml.benchmarks.stream import measure_stream
 from ml.benchmarks.weights import ROOT, SHAPES, as_served, checkpoint_folder, load_weights
 from ml.borealis.config import resolve_device, resolve_dtype
 from ml.errors import ClusterUnavailableError, SpeechError
-from ml.heap import settle_heap
+from ml.heap import tune_malloc
 
 WORKLOADS = ("calls", "clips", "file", "clients", "beside", "long_file", "lengths", "stream")
 THROUGH_SERVER = ("calls", "stream")
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None, sizes: Sizes | None = None) -> int:
         parser.error("для --plot нужна нагрузка clients (--workloads)")
     if CLUSTER in flags.workloads and len(flags.workloads) > 1:
         parser.error("нагрузка cluster измеряется сама по себе")
-    settle_heap()  # as the service does
+    tune_malloc()  # as the service does
     lines: list[Line] = []
     try:
         for new, known in run(flags, sizes or (QUICK if flags.quick else Sizes())):

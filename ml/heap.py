@@ -15,7 +15,7 @@ SETTINGS = {
 }
 
 
-def settle_heap() -> None:
+def tune_malloc() -> None:
     """Has glibc share two heaps among all threads and keep up to 64 MiB of each; to be called before there are many.
 
     By itself it makes up to 8 heaps for each processor, which short requests on many threads fill with holes: over

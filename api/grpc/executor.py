@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 
-class CountingPool(ThreadPoolExecutor):
+class CountingExecutor(ThreadPoolExecutor):
     """A ThreadPoolExecutor with a count of what was submitted and has not begun, and of what has not ended."""
 
     def __init__(self, workers: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import grpc
 
 from api.grpc.auth import TokenCheck
-from api.grpc.executor import CountingPool
+from api.grpc.executor import CountingExecutor
 from resources.logs import request_id
 from services.transcription.base_service import PUSHBACK_MS, RETRY_PUSHBACK_TRAILER
 
@@ -25,7 +25,7 @@ _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Rejection:
     """Why a call is not let in."""
 
     status: grpc.StatusCode
@@ -42,14 +42,14 @@ class Recorder(Protocol):
         """Hears of every call that was not."""
 
 
-class Gate(grpc.ServerInterceptor):
+class CallInterceptor(grpc.ServerInterceptor):
     """Refuses calls without a token, while closed, and while too many wait, before their messages are read.
 
     An exception that nobody expected becomes INTERNAL with the request id; its text stays in the log.
     """
 
     def __init__(
-        self, service_name: str, pool: CountingPool, max_waiting: int, tokens: TokenCheck, recorder: Recorder
+        self, service_name: str, pool: CountingExecutor, max_waiting: int, tokens: TokenCheck, recorder: Recorder
     ) -> None:
         self._prefix = f"/{service_name}/"
         self._pool = pool
@@ -75,16 +75,16 @@ class Gate(grpc.ServerInterceptor):
             return self._refuse(refusal)
         return self._guarded(handler, method.removeprefix(self._prefix), _identify(metadata))
 
-    def _refusal(self, metadata: Any) -> Refusal | None:
+    def _refusal(self, metadata: Any) -> Rejection | None:
         if not self._tokens.allows(metadata):
-            return Refusal(grpc.StatusCode.UNAUTHENTICATED, "Нет верного токена: передайте authorization: Bearer …")
+            return Rejection(grpc.StatusCode.UNAUTHENTICATED, "Нет верного токена: передайте authorization: Bearer …")
         if not self.is_open:
-            return Refusal(grpc.StatusCode.UNAVAILABLE, "Сервер ещё не готов или останавливается, повторите позже")
+            return Rejection(grpc.StatusCode.UNAVAILABLE, "Сервер ещё не готов или останавливается, повторите позже")
         if self._pool.waiting >= self._max_waiting:
-            return Refusal(grpc.StatusCode.UNAVAILABLE, "Сервер перегружен, повторите позже")
+            return Rejection(grpc.StatusCode.UNAVAILABLE, "Сервер перегружен, повторите позже")
         return None
 
-    def _refuse(self, refusal: Refusal) -> Any:
+    def _refuse(self, refusal: Rejection) -> Any:
         """A handler that ends the call without reading a message: on the wire a unary call is a stream of one."""
 
         def refuse(_requests: Any, context: grpc.ServicerContext) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import grpc
 
 from api.grpc.auth import TokenCheck
-from api.grpc.executor import CountingPool
+from api.grpc.executor import CountingExecutor
 from api.grpc.health import Channelz, Health, Reflection
-from api.grpc.interceptor import Gate
+from api.grpc.interceptor import CallInterceptor
 from api.grpc.metrics import Metrics
 from api.grpc.tls import server_credentials
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
@@ -22,7 +22,7 @@ SERVICE_NAME = transcription_pb2.DESCRIPTOR.services_by_name["TranscriptionServi
 FAILURE_GRACE_S = 2.0  # for the answers of calls under way when the implementation has broken down
 LAST_ANSWERS_S = 1.0  # for answers on their way out; whoever watches the health of a stopping server stays that long
 LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
-BESIDE = 1000  # calls beside transcriptions that may be waiting at once: health checks, refusals
+RPC_HEADROOM = 1000  # calls beside transcriptions that may be waiting at once: health checks, refusals
 
 
 class PortTakenError(Exception):
@@ -41,15 +41,15 @@ class TranscriptionServer:
         """
         self._service = service
         self._settings = settings
-        self.metrics = Metrics(service.figures)
-        self._pool = CountingPool(settings.server_max_workers)
+        self.metrics = Metrics(service.gauges)
+        self._pool = CountingExecutor(settings.server_max_workers)
         tokens = TokenCheck(settings.auth_token_hashes)
-        self._gate = Gate(SERVICE_NAME, self._pool, settings.server_max_waiting, tokens, self.metrics)
+        self._gate = CallInterceptor(SERVICE_NAME, self._pool, settings.server_max_waiting, tokens, self.metrics)
         self._server = grpc.server(
             self._pool,
             interceptors=[self._gate],
             options=_options(settings),
-            maximum_concurrent_rpcs=settings.server_max_workers + settings.server_max_waiting + BESIDE,
+            maximum_concurrent_rpcs=settings.server_max_workers + settings.server_max_waiting + RPC_HEADROOM,
         )
         self.port = self._bind()
         transcription_pb2_grpc.add_TranscriptionServiceServicer_to_server(service, self._server)

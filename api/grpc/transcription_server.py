@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from api.grpc.server import PortTakenError, TranscriptionServer
 from ml.errors import SpeechError
-from ml.heap import settle_heap
+from ml.heap import tune_malloc
 from resources.config import ConfigurationError, Settings, load_settings
 from resources.logs import configure_logging
 from services.transcription.implementations import *  # noqa: F403 - whatever __all__ lists can be named below
@@ -34,9 +34,9 @@ AVAILABLE_IMPLEMENTATIONS: dict[str, type[ITranscriptionService]] = {
     "borealis-ray": BorealisRayTranscriptionService,
 }
 
-BROKEN_DOWN = 70  # exit code: a supervisor should restart the process
+EXIT_UNHEALTHY = 70  # exit code: a supervisor should restart the process
 _STOP_POLL_S = 0.5  # Windows notices Ctrl+C only between waits
-END_S = 10.0  # what the end may take beyond the time that calls under way get
+SHUTDOWN_MARGIN_S = 10.0  # what the end may take beyond the time that calls under way get
 _EXAMPLES = """Примеры:
   python start.py
   python start.py --port 50052
@@ -58,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the server until it is told to stop; returns the exit code."""
-    settle_heap()
+    tune_malloc()
     try:
         flags = _parse(arguments)
         implementation = str(flags.pop("implementation"))
@@ -89,15 +89,15 @@ def serve(implementation: str, settings: Settings) -> int:
             server.follow()
             time.sleep(_STOP_POLL_S)
         _log.critical("💥 Реализация больше не отвечает: процесс завершается, чтобы его перезапустили")
-        _end_within(END_S)
+        _end_within(SHUTDOWN_MARGIN_S)
         server.fail()
-        _break_off()
+        _force_exit()
     except StopRequested:
         _log.info("🛑 Останавливаюсь: новые запросы не принимаются")
         return 0
     finally:
         _on_stop_signals(signal.SIG_DFL)  # a second Ctrl+C ends at once
-        _end_within(settings.shutdown_grace_s + END_S)
+        _end_within(settings.shutdown_grace_s + SHUTDOWN_MARGIN_S)
         server.stop()
 
 
@@ -106,16 +106,16 @@ def _end_within(seconds: float) -> None:
 
     def break_off() -> None:
         _log.critical("💥 Остановка не завершилась вовремя: процесс прерывается")
-        _break_off()
+        _force_exit()
 
     timer = threading.Timer(seconds, break_off)
     timer.daemon = True
     timer.start()
 
 
-def _break_off() -> NoReturn:
+def _force_exit() -> NoReturn:
     logging.shutdown()
-    os._exit(BROKEN_DOWN)  # in good order, a hung thread would keep the process from ending
+    os._exit(EXIT_UNHEALTHY)  # in good order, a hung thread would keep the process from ending
 
 
 def _parse(arguments: list[str] | None) -> dict[str, str | int | None]:

@@ -9,7 +9,7 @@ SILENCE_DB = -70.0  # dBFS; quieter than the noise of any recording with somebod
 STEADY_DB = 2.5  # 60 ms of steady noise stand out by 1.3 dB at most, a word as loud as the noise by more than 4
 
 
-def may_hold_speech(waveform: NDArray[np.float32]) -> bool:
+def has_speech(waveform: NDArray[np.float32]) -> bool:
     """Whether `waveform` (N,), at 16 kHz, is anything but silence or steady noise.
 
     Looks at how far the loudest moment stands out from the chunk's own noise floor, whatever that is: a single short

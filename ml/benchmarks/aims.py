@@ -6,7 +6,7 @@ from ml.benchmarks.figures import Line
 
 CALL_LIMIT_S = 0.010  # that gRPC and scheduling may take
 LINEAR = 0.05  # how far the cost of an hour may be from that of the longest file's
-BESIDE = {"cpu": 4.0, "cuda": 2.0}  # times a clip's latency on an idle server
+RPC_HEADROOM = {"cpu": 4.0, "cuda": 2.0}  # times a clip's latency on an idle server
 FLOOR = 0.7
 CLIPS = {10: 1.5, 32: 2.0}  # times the reference's throughput, by workers
 FILE = 1.5
@@ -16,7 +16,7 @@ CHUNK_LIMIT_S = 0.015  # that a cluster may add to a chunk of 30 s
 
 def to_aims(lines: Sequence[Line], device_type: str) -> str:
     """A table for the page, with a row for each aim that the lines say something about."""
-    rows = [*_clips(lines), *_file(lines), *_beside(lines, BESIDE[device_type]), *_calls(lines), *_lengths(lines)]
+    rows = [*_clips(lines), *_file(lines), *_beside(lines, RPC_HEADROOM[device_type]), *_calls(lines), *_lengths(lines)]
     rows += _cluster(lines)
     return "\n".join(["| workload | wanted | found | by processor time |", "|---|---|---|---|", *rows])
 

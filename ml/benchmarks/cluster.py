@@ -20,7 +20,7 @@ from ml.benchmarks.sleeper import Sleeper
 from ml.cluster import deployment as serving
 from ml.cluster.client import PROJECT, ClusterOptions, joined
 from ml.cluster.deployment import Scale
-from ml.cluster.replica import Recipe
+from ml.cluster.replica import ReplicaSpec
 from ml.pipeline.recogniser import Engine, recognise_with
 from ml.types import SAMPLE_RATE
 
@@ -42,7 +42,7 @@ class Contender:
     name: str
     replicas: int
     engine: Engine
-    figures: Figures
+    gauges: Figures
 
 
 def measure_cluster(chunks: int, calls: int, on_answer: Callable[[], object]) -> list[Line]:
@@ -72,14 +72,14 @@ def measure_cluster(chunks: int, calls: int, on_answer: Callable[[], object]) ->
 def _sleeper(base_s: float, item_s: float) -> Iterator[Contender]:
     sleeper = Sleeper(base_s, item_s, SLOTS)
     try:
-        yield Contender("engine", 1, sleeper, sleeper.figures)
+        yield Contender("engine", 1, sleeper, sleeper.gauges)
     finally:
         sleeper.close()
 
 
 @contextmanager
 def _replicas(count: int, base_s: float, item_s: float) -> Iterator[Contender]:
-    recipe = Recipe(partial(Sleeper, base_s, item_s, SLOTS), ("sleeper", ""), f"{count} {base_s} {item_s}", 120.0)
+    recipe = ReplicaSpec(partial(Sleeper, base_s, item_s, SLOTS), ("sleeper", ""), f"{count} {base_s} {item_s}", 120.0)
     scale = Scale(replicas=count, cpus=REPLICA_CPUS, max_ongoing=2 * SLOTS)
     with joined(ClusterOptions(scale=scale, start_timeout_s=START_TIMEOUT_S), recipe) as front:
         deadline_s = time.monotonic() + START_TIMEOUT_S
@@ -115,12 +115,12 @@ def _one_by_one(contenders: list[Contender], calls: int, on_answer: Callable[[],
 
 def _recording(contender: Contender, chunks: int, on_answer: Callable[[], object]) -> Line:
     recognise = recognise_with(contender.engine, window=4 * SLOTS * contender.replicas)
-    before, meter, latencies = contender.figures(), Meter(torch.device("cpu")), []
+    before, meter, latencies = contender.gauges(), Meter(torch.device("cpu")), []
     started_s = time.perf_counter()
     for _ in recognise((_chunk(number) for number in range(chunks)), threading.Event()):
         latencies.append(time.perf_counter() - started_s)
         on_answer()
-    usage, after = meter.read(), contender.figures()
+    usage, after = meter.read(), contender.gauges()
     done = {name: after[name] - before[name] for name in after}
     figures = {"n_steps": done["engine_steps"], "stepped_rows": done["engine_stepped_rows"]}
     name = f"a recording of {chunks} chunks"

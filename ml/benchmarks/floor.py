@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ml.borealis.model import ENCODER_GROUP, BorealisModel
+from ml.borealis.model import ENCODER_BATCH, BorealisModel
 
 COPY_BYTES = 256 * 1024 * 1024
 
@@ -103,7 +103,7 @@ def prefill_products(model: BorealisModel, batch: int = 1) -> list[Product]:
 def measure(model: BorealisModel, slots: int, repeats: int) -> Floor:
     """Times the products and a copy on the model's device, in its number format, `repeats` times each."""
     on_cuda = model.device.type == "cuda"
-    group = ENCODER_GROUP[model.device.type]
+    group = ENCODER_BATCH[model.device.type]
     products = encoder_products(model, group) + (prefill_products(model, group) if on_cuda else [])
     plain, best = Cost(), Cost()
     gflops = {}

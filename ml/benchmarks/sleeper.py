@@ -11,7 +11,7 @@ from ml.types import Waveform
 class Sleeper:
     """Takes up to `slots` chunks at once, as the engine does, for `base_s` and `item_s` for each. Close it."""
 
-    silent_s = 0.0
+    busy_without_progress_s = 0.0
 
     def __init__(self, base_s: float, item_s: float, slots: int) -> None:
         self._base_s, self._item_s, self._slots = base_s, item_s, slots
@@ -27,7 +27,7 @@ class Sleeper:
         """Whether it can still answer."""
         return self._thread.is_alive()
 
-    def submit(self, waveform: Waveform, owner: Hashable = None, sampled: bool = False) -> "Future[str]":
+    def submit(self, waveform: Waveform, recording_id: Hashable = None, sampled: bool = False) -> "Future[str]":
         """Queues a waveform (N,); its text to come is empty."""
         future: Future[str] = Future()
         with self._changed:
@@ -35,7 +35,7 @@ class Sleeper:
             self._changed.notify_all()
         return future
 
-    def figures(self) -> dict[str, float]:
+    def gauges(self) -> dict[str, float]:
         """Batches so far, and the chunks in them."""
         return {"engine_steps": self._steps, "engine_stepped_rows": self._stepped_rows}
 

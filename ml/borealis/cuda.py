@@ -243,7 +243,7 @@ class GraphedDecoder:
 
         The result's memory belongs to the graph: read it before the bucket's next step.
         """
-        if self._decoder.picker.is_mixed:
+        if self._decoder.picker.any_row_sampled:
             return self._decoder.step(active, length)
         bucket = self._bucket(active, length)
         if bucket not in self._graphs:

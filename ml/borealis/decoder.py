@@ -10,7 +10,7 @@ from transformers import VoxtralForConditionalGeneration
 
 from ml.borealis.config import GenerationOptions
 from ml.borealis.kernels import join, join_biases
-from ml.borealis.sampler import TokenPicker
+from ml.borealis.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class SlotDecoder:
         self.embedding: torch.Tensor = network.get_input_embeddings().weight  # (V, H)
         self.final_norm: torch.Tensor = network.model.language_model.norm.weight  # (H,)
         self.head: torch.Tensor = network.lm_head.weight  # (V, H)
-        self.picker = TokenPicker(options, slots, network.device)
+        self.picker = Sampler(options, slots, network.device)
 
         self.prefix_length: int = prefix.shape[1]  # P
         self.prefill_length = self.prefix_length + audio_length + suffix.shape[1]  # P + 375 + S

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import VoxtralForConditionalGeneration
 
-from ml.borealis.kernels import Products, QuickestProducts, gelu_, join, join_biases
+from ml.borealis.kernels import AutotunedKernels, Kernels, gelu_, join, join_biases
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CpuEncoder(nn.Module):
     it was made. For one caller at a time: the number of threads that MKL uses is the whole process's.
     """
 
-    def __init__(self, network: VoxtralForConditionalGeneration, products: Products) -> None:
+    def __init__(self, network: VoxtralForConditionalGeneration, products: Kernels) -> None:
         """`network` is in float32 on the CPU and has GELU everywhere, see `make_encoder`."""
         super().__init__()
         tower, adapter = network.model.audio_tower, network.model.multi_modal_projector
@@ -102,7 +102,7 @@ def make_encoder(network: VoxtralForConditionalGeneration) -> CpuEncoder | None:
     activations = (audio.activation_function, network.config.projector_hidden_act)
     if network.device.type != "cpu" or network.dtype != torch.float32 or activations != ("gelu", "gelu"):
         return None
-    products = QuickestProducts(
+    products = AutotunedKernels(
         audio.max_source_positions, audio.hidden_size, audio.intermediate_size, audio.num_attention_heads
     )
     return CpuEncoder(network, products)

@@ -20,7 +20,7 @@ def gelu_(x: torch.Tensor) -> torch.Tensor:
     return found
 
 
-class Products(Protocol):
+class Kernels(Protocol):
     """One way to compute the products."""
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -33,25 +33,25 @@ class Products(Protocol):
         """Attention of every position to every position; queries, keys and values (T, 3 heads D) to (T, heads D)."""
 
 
-class TorchProducts:
+class TorchKernels:
     """torch's own functions: its BLAS, which is MKL on x86, and its fused attention."""
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """See Products."""
+        """See Kernels."""
         return functional.linear(x, weight, bias)
 
     def linear_gelu(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """See Products."""
+        """See Kernels."""
         return gelu_(functional.linear(x, weight, bias))
 
     def attend(self, qkv: torch.Tensor, heads: int) -> torch.Tensor:
-        """See Products."""
+        """See Kernels."""
         query, key, value = qkv.view(1, len(qkv), 3, heads, -1).permute(2, 0, 3, 1, 4)  # (1, heads, T, D) each
         attended = functional.scaled_dot_product_attention(query, key, value)
         return attended.transpose(1, 2).reshape(len(qkv), -1)
 
 
-class OneDnnProducts:
+class OneDnnKernels:
     """oneDNN, which uses the wide registers of processors on which MKL does not.
 
     torch itself takes it for convolutions only. Its fused linear layer is the one that torch.compile would call.
@@ -66,15 +66,15 @@ class OneDnnProducts:
         return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """See Products."""
+        """See Kernels."""
         return self._pointwise(x, weight, bias, "none", [], "")
 
     def linear_gelu(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """See Products."""
+        """See Kernels."""
         return self._pointwise(x, weight, bias, "gelu", [], "none")
 
     def attend(self, qkv: torch.Tensor, heads: int) -> torch.Tensor:
-        """See Products."""
+        """See Kernels."""
         queries, keys, values = (part.unflatten(1, (heads, -1)) for part in qkv.chunk(3, dim=1))  # (T, heads, D)
         attended = torch.empty_like(queries, memory_format=torch.contiguous_format)
         scaled = queries * queries.shape[-1] ** -0.5
@@ -86,14 +86,14 @@ class OneDnnProducts:
         return attended.flatten(1)
 
 
-class QuickestProducts:
+class AutotunedKernels:
     """Each product by the way that won a race over shapes like those to come."""
 
     @torch.inference_mode()
     def __init__(self, positions: int, width: int, ffn: int, heads: int) -> None:
-        ways: dict[str, Products] = {"torch": TorchProducts()}
-        if OneDnnProducts.is_there():
-            ways["oneDNN"] = OneDnnProducts()
+        ways: dict[str, Kernels] = {"torch": TorchKernels()}
+        if OneDnnKernels.is_there():
+            ways["oneDNN"] = OneDnnKernels()
         x, weight, bias = (torch.full(shape, 0.1) for shape in ((positions, width), (ffn, width), (ffn,)))
         qkv = torch.full((positions, 3 * width), 0.1)
         linear = _quickest({name: partial(way.linear_gelu, x, weight, bias) for name, way in ways.items()})

@@ -18,7 +18,7 @@ from ml.errors import ModelFormatError
 from ml.types import Waveform
 
 # Chunks in one pass of the encoder: a CPU's caches hold one, a GPU's activations stay below 1 GiB.
-ENCODER_GROUP = {"cpu": 1, "cuda": 16}
+ENCODER_BATCH = {"cpu": 1, "cuda": 16}
 
 MEBIBYTE = 1024 * 1024
 _MEMORY = "Память модели: веса %.0f МБ, ключи и значения на %d фрагментов %.0f МБ"
@@ -74,12 +74,12 @@ class BorealisModel:
         return cls(network.to(device).eval().requires_grad_(False), tokenizer, prompt, options)
 
     @property
-    def lanes(self) -> int:
+    def encoder_workers(self) -> int:
         """Passes of the encoder that may go on beside each other."""
         return torch.get_num_threads() if self.encoder else 1
 
     @property
-    def samples(self) -> bool:
+    def do_sample(self) -> bool:
         """Whether texts are drawn rather than decoded greedily."""
         return self.options.do_sample
 
@@ -98,7 +98,7 @@ class BorealisModel:
         if self.encoder is not None:
             embeddings: torch.Tensor = self.encoder(features)
             return embeddings
-        groups = torch.split(features, ENCODER_GROUP[self.device.type])
+        groups = torch.split(features, ENCODER_BATCH[self.device.type])
         found = [self.network.get_audio_features(group).pooler_output for group in groups]  # (b * 375, H)
         return torch.cat(found).reshape(len(features), -1, found[0].shape[-1])  # (B, 375, H)
 

@@ -9,7 +9,7 @@ from ml.borealis.config import GenerationOptions
 SEED_STRIDE = 0x9E3779B1  # 2**32 over the golden ratio: seeds side by side end up far apart
 
 
-class TokenPicker:
+class Sampler:
     """Greedy choice, or temperature → top-k → top-p with random numbers that belong to the chunk, not to the batch.
 
     The order of the filters is that of transformers' generate(). A chunk's numbers are drawn when it takes its slot,
@@ -23,7 +23,7 @@ class TokenPicker:
         self._seeded = [False] * slots  # the same on the host
 
     @property
-    def is_mixed(self) -> bool:
+    def any_row_sampled(self) -> bool:
         """Whether single slots are sampled although the options are greedy."""
         return not self._options.do_sample and any(self._seeded)
 
@@ -52,7 +52,7 @@ class TokenPicker:
         if self._options.do_sample:
             return self._sample(logits, rows, counts)
         greedy = logits.argmax(dim=-1)
-        if not self.is_mixed:
+        if not self.any_row_sampled:
             return greedy
         return torch.where(self._sampled[rows], self._sample(logits, rows, counts), greedy)
 

@@ -11,7 +11,7 @@ from ml.borealis.config import GenerationOptions
 from ml.borealis.load import ModelOptions, load_engine
 from ml.cluster.client import ClusterOptions
 from ml.cluster.deployment import application
-from ml.cluster.replica import Recipe
+from ml.cluster.replica import ReplicaSpec
 
 
 def app(args: dict[str, Any]) -> serve.Application:
@@ -22,12 +22,12 @@ def app(args: dict[str, Any]) -> serve.Application:
     generation = GenerationOptions(**args.get("generation", {}))
     model = ModelOptions(**{**args, "cache_dir": Path(args["cache_dir"]), "generation": generation})
     options = ClusterOptions()
-    return application(recipe_of(model, options), options.scale)
+    return application(replica_spec(model, options), options.scale)
 
 
-def recipe_of(model: ModelOptions, options: ClusterOptions) -> Recipe:
+def replica_spec(model: ModelOptions, options: ClusterOptions) -> ReplicaSpec:
     """Replicas around the engine that runs `model`."""
     folder = Path(model.name)
     name = folder.name if folder.is_dir() else model.name
     version = hashlib.sha256(repr((model, options.scale, options.silence_limit_s)).encode()).hexdigest()[:16]
-    return Recipe(partial(load_engine, model), (name, model.revision or ""), version, options.silence_limit_s)
+    return ReplicaSpec(partial(load_engine, model), (name, model.revision or ""), version, options.silence_limit_s)

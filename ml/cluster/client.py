@@ -9,7 +9,7 @@ from ml.cluster import deployment as serving
 from ml.cluster.deployment import Scale
 from ml.cluster.engine import ClusterEngine
 from ml.cluster.monitor import Watch
-from ml.cluster.replica import Recipe
+from ml.cluster.replica import ReplicaSpec
 
 PROJECT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 600.0
@@ -33,7 +33,7 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True)
-class Front:
+class ClusterClient:
     """A cluster in use."""
 
     engine: ClusterEngine
@@ -41,7 +41,7 @@ class Front:
 
 
 @contextmanager
-def joined(options: ClusterOptions, recipe: Recipe) -> Iterator[Front]:
+def joined(options: ClusterOptions, recipe: ReplicaSpec) -> Iterator[ClusterClient]:
     """Joins the cluster, has it run `recipe`, and waits until it does; leaves it at the end.
 
     Raises:
@@ -58,4 +58,4 @@ def joined(options: ClusterOptions, recipe: Recipe) -> Iterator[Front]:
         stack.callback(watch.close)
         engine = ClusterEngine(replicas, watch, options.scale.max_ongoing, options.window, options.chunk_timeout_s)
         stack.callback(engine.close)
-        yield Front(engine, watch)
+        yield ClusterClient(engine, watch)

@@ -17,8 +17,8 @@ from ray.serve.handle import DeploymentHandle
 
 from ml import errors
 from ml.cluster import NAMES
-from ml.cluster.messages import Pulse
-from ml.cluster.replica import Recipe, Replica
+from ml.cluster.messages import ReplicaStatus
+from ml.cluster.replica import Replica, ReplicaSpec
 from ml.errors import ClusterUnavailableError, ModelError
 
 APP, DEPLOYMENT = NAMES
@@ -85,7 +85,7 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def application(recipe: Recipe, scale: Scale) -> serve.Application:
+def application(recipe: ReplicaSpec, scale: Scale) -> serve.Application:
     """What Serve is to run."""
     size: dict[str, Any] = {"num_replicas": scale.replicas}
     if scale.max_replicas > scale.replicas:
@@ -106,7 +106,7 @@ def application(recipe: Recipe, scale: Scale) -> serve.Application:
     return deployment.bind(recipe)
 
 
-def deploy(recipe: Recipe, scale: Scale) -> None:
+def deploy(recipe: ReplicaSpec, scale: Scale) -> None:
     """Has the cluster run `recipe`, unless it does so already; replicas made otherwise are replaced one by one."""
     serve.start(proxy_location="Disabled")
     if status() is None or recipe.version not in {pulse.version for pulse in pulses(handle())}:
@@ -159,13 +159,13 @@ def running_replicas() -> int:
     return deployment.replica_states.get("RUNNING", 0) if deployment else 0
 
 
-def pulses(replicas: "DeploymentHandle[Replica]") -> list[Pulse]:
+def pulses(replicas: "DeploymentHandle[Replica]") -> list[ReplicaStatus]:
     """What the replicas say of themselves; those that do not answer are left out."""
     try:
         answers = replicas.broadcast("pulse").results(timeout_s=PULSE_TIMEOUT_S, return_exceptions=True)
     except (TimeoutError, ray.exceptions.RayError, serve.exceptions.RayServeException):
         return []
-    return [answer for answer in answers if isinstance(answer, Pulse)]
+    return [answer for answer in answers if isinstance(answer, ReplicaStatus)]
 
 
 @contextmanager

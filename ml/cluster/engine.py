@@ -38,7 +38,7 @@ _log = logging.getLogger("BorealisCluster")
 
 
 @dataclass(eq=False)
-class Job:
+class Request:
     """A chunk and its text to come."""
 
     waveform: Waveform
@@ -75,8 +75,8 @@ class ClusterEngine:
         self._watch = watch
         self._ongoing_per_replica = ongoing_per_replica
         self._timeout_s = timeout_s
-        self._waiting: FairQueue[Job] = FairQueue(queue_capacity)
-        self._under_way: dict[Job, asyncio.Task[None]] = {}
+        self._waiting: FairQueue[Request] = FairQueue(queue_capacity)
+        self._under_way: dict[Request, asyncio.Task[None]] = {}
         self._changed = threading.Condition()
         self._in_flight = 0
         self._closed = False
@@ -95,7 +95,7 @@ class ClusterEngine:
         """Seconds of audio that wait here."""
         return sum(len(job.waveform) for job in self._waiting.snapshot()) / SAMPLE_RATE
 
-    def figures(self) -> dict[str, float]:
+    def gauges(self) -> dict[str, float]:
         """What is going on here and on all replicas: for metrics."""
         waiting, found = self._waiting.snapshot(), self._watch.total()
         found["queued_chunks"] = found.get("queued_chunks", 0.0) + len(waiting)
@@ -104,12 +104,12 @@ class ClusterEngine:
         own = (self._watch.ready, self._in_flight, self.retries)
         return {**found, **dict(zip(FRONT_FIGURES, map(float, own), strict=True))}
 
-    def submit(self, waveform: Waveform, owner: Hashable, sampled: bool = False) -> "Future[str]":
+    def submit(self, waveform: Waveform, recording_id: Hashable, sampled: bool = False) -> "Future[str]":
         """Queues a waveform (N,) of at most 30 s and returns its text to come; see ml.engine.engine.Engine.submit."""
-        job = Job(waveform, sampled)
-        if not self._waiting.put(owner, job):
+        job = Request(waveform, sampled)
+        if not self._waiting.put(recording_id, job):
             raise EngineStoppedError(STOPPED)
-        job.future.add_done_callback(lambda future: self._evict(owner, job) if future.cancelled() else None)
+        job.future.add_done_callback(lambda future: self._evict(recording_id, job) if future.cancelled() else None)
         return job.future
 
     @property
@@ -142,9 +142,9 @@ class ClusterEngine:
         with self._changed:
             self._changed.notify_all()
 
-    def _evict(self, owner: Hashable, job: Job) -> None:
+    def _evict(self, recording_id: Hashable, job: Request) -> None:
         """Takes a chunk that nobody wants any more out of the line, or from its replica."""
-        if not self._waiting.discard(owner, job):
+        if not self._waiting.discard(recording_id, job):
             self._loop.call_soon_threadsafe(lambda: job in self._under_way and self._under_way[job].cancel())
 
     def _dispatch(self) -> None:
@@ -171,21 +171,21 @@ class ClusterEngine:
     def _free(self) -> int:
         return self._watch.ready * self._ongoing_per_replica - self._in_flight
 
-    def _send(self, job: Job) -> None:
+    def _send(self, job: Request) -> None:
         task = self._loop.create_task(self._answer(job))
         self._under_way[job] = task
         task.add_done_callback(lambda _: self._settle(job))
         if job.future.cancelled():
             task.cancel()
 
-    def _settle(self, job: Job) -> None:
+    def _settle(self, job: Request) -> None:
         del self._under_way[job]
         job.fail(EngineStoppedError(STOPPED))  # unless it has its end already
         with self._changed:
             self._in_flight -= 1
             self._changed.notify_all()
 
-    async def _answer(self, job: Job) -> None:
+    async def _answer(self, job: Request) -> None:
         """Has a chunk recognised and tells whoever waits for it."""
         try:
             async with asyncio.timeout(self._timeout_s):

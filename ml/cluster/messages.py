@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Pulse:
+class ReplicaStatus:
     """What a replica says of itself when it is asked."""
 
     replica: str
@@ -27,14 +27,14 @@ class Answer:
 ONLY_GROW = "engine_"  # such figures are sums since a replica's start
 
 
-class Tally:
+class MetricsAggregator:
     """Keeps the latest word of every replica; those that have gone stay in what only grows."""
 
     def __init__(self) -> None:
-        self._latest: dict[str, Pulse] = {}
+        self._latest: dict[str, ReplicaStatus] = {}
         self._here: frozenset[str] = frozenset()
 
-    def take(self, pulses: Iterable[Pulse]) -> None:
+    def take(self, pulses: Iterable[ReplicaStatus]) -> None:
         """Hears from all replicas that are there now."""
         heard = {pulse.replica: pulse for pulse in pulses}
         self._latest = {**self._latest, **heard}

@@ -10,7 +10,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from ml.cluster import deployment as serving
-from ml.cluster.messages import Tally
+from ml.cluster.messages import MetricsAggregator
 from ml.cluster.replica import Replica
 
 PERIOD_S = 1.0
@@ -27,7 +27,7 @@ class Watch:
         self.on_change: Callable[[], None] = lambda: None  # called when other replicas than before are ready
         self.model = model  # name and revision of the model that answers
         self._replicas = replicas
-        self._tally = Tally()
+        self._tally = MetricsAggregator()
         self._ready, self._heard_s = 0, time.monotonic()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cluster-watch", daemon=True)

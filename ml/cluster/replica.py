@@ -11,9 +11,9 @@ import numpy.typing as npt
 import ray
 from ray import serve
 
-from ml.cluster.messages import Answer, Pulse
+from ml.cluster.messages import Answer, ReplicaStatus
 from ml.errors import EngineStoppedError, RecognitionError
-from ml.heap import settle_heap
+from ml.heap import tune_malloc
 from ml.types import Waveform
 
 FULL_SCALE = 32768  # of 16-bit samples: what the decoder gives comes back exactly
@@ -29,13 +29,13 @@ class LocalEngine(Protocol):
         """Whether it can still answer."""
 
     @property
-    def silent_s(self) -> float:
+    def busy_without_progress_s(self) -> float:
         """Seconds since it began what it is at; 0 while there is nothing to do."""
 
-    def submit(self, waveform: Waveform, owner: Hashable = None, sampled: bool = False) -> "Future[str]":
+    def submit(self, waveform: Waveform, recording_id: Hashable = None, sampled: bool = False) -> "Future[str]":
         """Queues a waveform (N,) of at most 30 s; its text to come."""
 
-    def figures(self) -> dict[str, float]:
+    def gauges(self) -> dict[str, float]:
         """What is going on, for metrics."""
 
     def close(self) -> None:
@@ -43,7 +43,7 @@ class LocalEngine(Protocol):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ReplicaSpec:
     """What a replica is made of. Equal recipes make replicas that can stand in for each other."""
 
     make_engine: Callable[[], LocalEngine]
@@ -55,9 +55,9 @@ class Recipe:
 class Replica:
     """The deployment's class: Ray Serve makes one for each replica, in a process of its own."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: ReplicaSpec) -> None:
         """Makes the engine, which may take minutes. Raises what that raises: Serve then makes another attempt."""
-        settle_heap()
+        tune_malloc()
         self._recipe = recipe
         self._engine = recipe.make_engine()
 
@@ -72,15 +72,15 @@ class Replica:
         except RecognitionError:
             return Answer(failed=True)
 
-    async def pulse(self) -> Pulse:
+    async def pulse(self) -> ReplicaStatus:
         """How it is. Raises RuntimeError where it is unwell."""
         self.check_health()
         replica, node = serve.get_replica_context().replica_id.unique_id, ray.get_runtime_context().get_node_id()
-        return Pulse(replica, node, self._recipe.model, self._recipe.version, self._engine.figures())
+        return ReplicaStatus(replica, node, self._recipe.model, self._recipe.version, self._engine.gauges())
 
     def check_health(self) -> None:
         """Asked by Serve, which replaces the replica when it raises RuntimeError."""
-        if not self._engine.is_alive or self._engine.silent_s > self._recipe.silence_limit_s:
+        if not self._engine.is_alive or self._engine.busy_without_progress_s > self._recipe.silence_limit_s:
             raise RuntimeError("the engine has broken down")
 
     def __del__(self) -> None:

@@ -1,4 +1,4 @@
-"""The one owner of the model: chunks of all recordings meet in its slots."""
+"""The one recording_id of the model: chunks of all recordings meet in its slots."""
 
 import logging
 import threading
@@ -12,7 +12,7 @@ import numpy as np
 
 from ml.borealis.features import N_SAMPLES
 from ml.engine.fair_queue import FairQueue
-from ml.engine.scheduler import Batcher, ChunkModel, Job
+from ml.engine.scheduler import ChunkModel, Request, Scheduler
 from ml.errors import EngineStoppedError
 from ml.types import SAMPLE_RATE, Waveform
 
@@ -31,9 +31,9 @@ class Engine:
     """
 
     def __init__(self, model: ChunkModel, slots: int = SLOTS, queue_capacity: int = QUEUE_CAPACITY) -> None:
-        self._waiting: FairQueue[Job] = FairQueue(queue_capacity)
-        self._batcher = Batcher(model, slots)
-        self._samples = model.samples
+        self._waiting: FairQueue[Request] = FairQueue(queue_capacity)
+        self._batcher = Scheduler(model, slots)
+        self._samples = model.do_sample
         self.work = self._batcher.work
         self._working_since_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="borealis-engine", daemon=False)
@@ -53,7 +53,7 @@ class Engine:
         return self._thread.is_alive()
 
     @property
-    def silent_s(self) -> float:
+    def busy_without_progress_s(self) -> float:
         """Seconds since the thread began what it is at; 0 while there is nothing to do. A hung device shows here."""
         since_s = self._working_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
@@ -63,7 +63,7 @@ class Engine:
         """Seconds of audio that wait for a slot."""
         return sum(len(job.waveform) for job in self._waiting.snapshot()) / SAMPLE_RATE
 
-    def figures(self) -> dict[str, float]:
+    def gauges(self) -> dict[str, float]:
         """What is going on: for metrics."""
         work, waiting = self.work, self._waiting.snapshot()
         return {
@@ -74,20 +74,20 @@ class Engine:
             **{f"engine_{name}": value for name, value in work.snapshot().items()},
         }
 
-    def submit(self, waveform: Waveform, owner: Hashable = None, sampled: bool = False) -> "Future[str]":
+    def submit(self, waveform: Waveform, recording_id: Hashable = None, sampled: bool = False) -> "Future[str]":
         """Queues one chunk (N,) float32, 1 to 480,000 samples at 16 kHz, and returns its text to come.
 
-        `owner` is the recording it is of: owners take turns. `sampled` draws the text as the model card does. Blocks
-        while the owner's line is full. Cancelling the future takes the chunk out of the queue or out of its slot. The
+        Recordings take turns, told apart by `recording_id`. `sampled` draws the text as the model card does. Blocks
+        while the recording's queue is full. Cancelling the future takes the chunk out of the queue or out of its slot. The
         future fails with RecognitionError if the model fails over this chunk. Raises ValueError for anything but such
         a chunk and EngineStoppedError once the engine is closed.
         """
         if waveform.dtype != np.float32 or waveform.ndim != 1 or not 0 < len(waveform) <= N_SAMPLES:
             raise ValueError(f"a chunk is 1 to {N_SAMPLES} float32 samples, got {waveform.dtype} {waveform.shape}")
-        job = Job(waveform, owner, time.perf_counter(), sampled or self._samples)
-        if not self._waiting.put(owner, job):
+        job = Request(waveform, recording_id, time.perf_counter(), sampled or self._samples)
+        if not self._waiting.put(recording_id, job):
             raise EngineStoppedError(STOPPED)
-        job.future.add_done_callback(self._evict(owner, job))
+        job.future.add_done_callback(self._evict(recording_id, job))
         return job.future
 
     def warm_up(self) -> None:
@@ -95,7 +95,7 @@ class Engine:
 
         Raises RecognitionError if the model cannot do even that.
         """
-        self.submit(np.zeros(SAMPLE_RATE, np.float32), owner=self).result()
+        self.submit(np.zeros(SAMPLE_RATE, np.float32), recording_id=self).result()
 
     def close(self) -> None:
         """Cancels what waits, finishes what is under way and ends the thread. May be called again."""
@@ -108,20 +108,20 @@ class Engine:
         for job in self._waiting.close() + self._batcher.inside():
             job.give_up()
 
-    def _evict(self, owner: Hashable, job: Job) -> "Callable[[Future[str]], None]":
+    def _evict(self, recording_id: Hashable, job: Request) -> "Callable[[Future[str]], None]":
         """What takes the chunk out of the queue when its future is cancelled."""
         reference = weakref.ref(job)  # the future must not hold on to the sound
 
         def evict(future: "Future[str]") -> None:
             waiting = reference()
-            if waiting and future.cancelled() and self._waiting.discard(owner, waiting):
+            if waiting and future.cancelled() and self._waiting.discard(recording_id, waiting):
                 waiting.drop()
 
         return evict
 
     def _run(self) -> None:
         try:
-            while self._let_in() or self._batcher.busy:
+            while self._admit() or self._batcher.busy:
                 self._working_since_s = time.monotonic()
                 self._batcher.advance()
         except BaseException:
@@ -132,12 +132,12 @@ class Engine:
             for job in self._batcher.abandon():
                 job.give_up()
 
-    def _let_in(self) -> bool:
-        """Lets the next group in where there is room; waits for one while there is nothing else to do."""
+    def _admit(self) -> bool:
+        """Admit the next batch while the budget allows it; wait for one while idle."""
         self._working_since_s = time.monotonic() if self._batcher.busy else None
-        room = self._batcher.room(self._waiting.owners())
-        jobs = self._waiting.take(room, wait=not self._batcher.busy) if room else []
+        admission_budget = self._batcher.admission_budget(self._waiting.recording_ids())
+        jobs = self._waiting.take(admission_budget, wait=not self._batcher.busy) if admission_budget else []
         if jobs:
             self._working_since_s = time.monotonic()
-            self._batcher.let_in(jobs)
+            self._batcher.admit(jobs)
         return bool(jobs)

@@ -9,16 +9,16 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """Takes in turn from every owner that waits, the oldest item of each first.
+    """Takes in turn from every recording that waits, the oldest item of each first.
 
-    A newcomer goes before the owner that has just had its turn, but only one each turn, or that owner would starve.
-    An owner that has `capacity` items waiting is held back when it puts another; the others are not.
+    A new recording goes before the one that has just had its turn, but only one each turn, or that one would starve.
+    `put` blocks while its recording has `capacity` items waiting; other recordings are not held back.
     """
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity  # items an owner may have waiting
-        self._lines: OrderedDict[Hashable, deque[T]] = OrderedDict()  # the owner whose turn it is comes first
-        self._just_served: set[Hashable] = set()  # the owner that a newcomer may overtake, if any
+        self._capacity = capacity  # items an recording_id may have waiting
+        self._lines: OrderedDict[Hashable, deque[T]] = OrderedDict()  # the recording_id whose turn it is comes first
+        self._just_served: set[Hashable] = set()  # the recording_id that a newcomer may overtake, if any
         self._closed = False
         self._changed = threading.Condition()
 
@@ -27,24 +27,24 @@ class FairQueue(Generic[T]):
             return sum(map(len, self._lines.values()))
 
     def snapshot(self) -> list[T]:
-        """Those who wait at this moment, owner by owner."""
+        """Those who wait at this moment, recording_id by recording_id."""
         with self._changed:
             return [item for line in self._lines.values() for item in line]
 
-    def owners(self) -> set[Hashable]:
+    def recording_ids(self) -> set[Hashable]:
         """Those who have something waiting."""
         with self._changed:
             return set(self._lines)
 
-    def put(self, owner: Hashable, item: T) -> bool:
-        """Waits for room in the owner's line and adds `item`; False if the queue was closed before there was any."""
+    def put(self, recording_id: Hashable, item: T) -> bool:
+        """Wait for room in the recording's queue and add `item`; return False if the queue was closed meanwhile."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._lines.get(owner, ())) < self._capacity)
+            self._changed.wait_for(lambda: self._closed or len(self._lines.get(recording_id, ())) < self._capacity)
             if self._closed:
                 return False
-            if owner not in self._lines:
-                self._join(owner)
-            self._lines[owner].append(item)
+            if recording_id not in self._lines:
+                self._join(recording_id)
+            self._lines[recording_id].append(item)
             self._changed.notify_all()
             return True
 
@@ -60,30 +60,30 @@ class FairQueue(Generic[T]):
                 self._changed.notify_all()
             return taken
 
-    def _join(self, owner: Hashable) -> None:
-        self._lines[owner] = deque()
+    def _join(self, recording_id: Hashable) -> None:
+        self._lines[recording_id] = deque()
         for overtaken in self._just_served & self._lines.keys():
             self._lines.move_to_end(overtaken)
         self._just_served.clear()
 
     def _take_one(self) -> T:
-        owner, line = self._lines.popitem(last=False)
+        recording_id, line = self._lines.popitem(last=False)
         item = line.popleft()
         self._just_served.clear()
         if line:
-            self._lines[owner] = line  # to the end: everybody else comes first
-            self._just_served.add(owner)
+            self._lines[recording_id] = line  # to the end: everybody else comes first
+            self._just_served.add(recording_id)
         return item
 
-    def discard(self, owner: Hashable, item: T) -> bool:
+    def discard(self, recording_id: Hashable, item: T) -> bool:
         """Removes `item`; False if it was no longer waiting."""
         with self._changed:
-            line = self._lines.get(owner, deque())
+            line = self._lines.get(recording_id, deque())
             if item not in line:
                 return False
             line.remove(item)
             if not line:
-                del self._lines[owner]
+                del self._lines[recording_id]
             self._changed.notify_all()
             return True
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from ml.borealis.cuda import Staged, make_readback, make_stager
-from ml.borealis.model import ENCODER_GROUP
+from ml.borealis.model import ENCODER_BATCH
 from ml.engine.slots import Decoder, Seat, Slots
 from ml.errors import EngineStoppedError, RecognitionError
 from ml.transcript import Unfinished
@@ -21,7 +21,7 @@ from ml.types import Waveform
 
 # Decode steps before a group of newcomers on a device that cannot do both at once, so that those seated keep moving.
 # With few steps the slots fill up, which makes a step cheap for each.
-STEPS_BETWEEN_GROUPS = {"cpu": 4, "cuda": 0}
+STEPS_BETWEEN_BATCHES = {"cpu": 4, "cuda": 0}
 LONGER = 8  # times as many, while a recording's last chunks are inside and the others that wait are in no hurry
 
 logger = logging.getLogger("BorealisModel")
@@ -35,11 +35,11 @@ class ChunkModel(Protocol):
     max_new_tokens: int
 
     @property
-    def lanes(self) -> int:
+    def encoder_workers(self) -> int:
         """Passes of the encoder that may go on beside each other."""
 
     @property
-    def samples(self) -> bool:
+    def do_sample(self) -> bool:
         """Whether texts are drawn rather than decoded greedily."""
 
     def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
@@ -53,11 +53,11 @@ class ChunkModel(Protocol):
 
 
 @dataclass(eq=False)
-class Job:
+class Request:
     """A chunk and its text to come. Its future stays cancellable until the text is there."""
 
     waveform: Waveform
-    owner: Hashable  # the recording it is of
+    recording_id: Hashable  # the recording it is of
     submitted_s: float
     sampled: bool = False  # rather than decoded greedily
     future: "Future[str]" = field(default_factory=Future)
@@ -100,7 +100,7 @@ class Job:
 
 
 @dataclass
-class Work:
+class EngineStats:
     """What has been done so far. Written by the engine's thread; on CUDA the times are those of queueing the work."""
 
     chunks: int = 0
@@ -117,21 +117,21 @@ class Work:
         return asdict(self)
 
 
-class Batcher:
+class Scheduler:
     """The device's side of the engine; for the engine's thread alone."""
 
     def __init__(self, model: ChunkModel, slots: int) -> None:
         kind = model.device.type
-        self.group = min(slots, ENCODER_GROUP[kind] * model.lanes)
-        self.work = Work()
+        self.group = min(slots, ENCODER_BATCH[kind] * model.encoder_workers)
+        self.work = EngineStats()
         self._decode = model.decode
         self._stager = make_stager(model.audio_embeddings, model.device, self.group)
-        self._slots: Slots[Job] = Slots(
+        self._slots: Slots[Request] = Slots(
             model.make_decoder(slots), make_readback(model.device, slots), slots, model.eos_id, model.max_new_tokens
         )
-        self._inside: dict[Job, None] = {}  # everybody let in and not answered yet, in that order
-        self._staged: tuple[list[Job], Staged] | None = None  # a group being encoded
-        self._pause = STEPS_BETWEEN_GROUPS[kind]
+        self._inside: dict[Request, None] = {}  # everybody let in and not answered yet, in that order
+        self._staged: tuple[list[Request], Staged] | None = None  # a group being encoded
+        self._pause = STEPS_BETWEEN_BATCHES[kind]
         self._steps = 0  # since the last group
 
     @property
@@ -139,9 +139,9 @@ class Batcher:
         """Whether there is anything to advance."""
         return bool(self._staged or self._slots.occupied)
 
-    def room(self, waiting: AbstractSet[Hashable]) -> int:
+    def admission_budget(self, waiting: AbstractSet[Hashable]) -> int:
         """How many chunks may be let in now, if those that wait are of the recordings `waiting`."""
-        inside = {job.owner for job in self._inside}
+        inside = {job.recording_id for job in self._inside}
         if self._staged or (self._slots.occupied and self._steps < self._steps_wanted(waiting, inside)):
             return 0
         newcomers = waiting - inside
@@ -157,8 +157,8 @@ class Batcher:
             return self._pause
         return 0 if waiting == inside else self._pause * LONGER
 
-    def let_in(self, jobs: list[Job]) -> None:
-        """Starts encoding `jobs`, at most `room`."""
+    def admit(self, jobs: list[Request]) -> None:
+        """Starts encoding `jobs`, at most `admission_budget`."""
         started_s = time.perf_counter()
         self._inside.update(dict.fromkeys(jobs))
         self.work.groups += 1
@@ -186,25 +186,25 @@ class Batcher:
                 _report(error, len(self._slots.occupied))
                 self._slots.clear()
                 still_encoding = self._staged[0] if self._staged else []
-                self._retry_alone([job for job in self._inside if job not in still_encoding])
+                self._retry_individually([job for job in self._inside if job not in still_encoding])
 
     @property
     def seated(self) -> int:
         """How many chunks are in decoding."""
         return len(self._slots.occupied)
 
-    def inside(self) -> list[Job]:
+    def inside(self) -> list[Request]:
         """Everybody let in and not answered yet."""
         return list(self._inside)
 
-    def abandon(self) -> list[Job]:
+    def abandon(self) -> list[Request]:
         """Gives everybody up; who they were."""
         self._slots.clear()
         self._staged = None
         inside, self._inside = self._inside, {}
         return list(inside)
 
-    def _seat(self, jobs: list[Job], staged: Staged) -> None:
+    def _seat(self, jobs: list[Request], staged: Staged) -> None:
         started_s = time.perf_counter()
         audio = staged.settle()
         self._slots.seat(jobs, audio, [job.seed if job.sampled else None for job in jobs])
@@ -222,19 +222,19 @@ class Batcher:
         if not self._slots.occupied:
             self._slots.clear()  # steps still under way hold on to those who have left
 
-    def _dismiss(self, ended: list[Seat[Job]]) -> None:
+    def _dismiss(self, ended: list[Seat[Request]]) -> None:
         """Answers those that have ended and frees the seats of those whom nobody wants any more."""
         for seat, text in zip(ended, self._decode([seat.tokens for seat in ended]) if ended else [], strict=True):
-            del self._inside[seat.owner]
-            seat.owner.answer(Unfinished(text) if seat.unfinished else text)
+            del self._inside[seat.recording_id]
+            seat.recording_id.answer(Unfinished(text) if seat.unfinished else text)
             self.work.chunks += 1
         for seat in self._slots.occupied:
-            if seat.owner.future.cancelled():
+            if seat.recording_id.future.cancelled():
                 self._slots.leave(seat)
-                del self._inside[seat.owner]
-                seat.owner.drop()
+                del self._inside[seat.recording_id]
+                seat.recording_id.drop()
 
-    def _isolate(self, jobs: list[Job], error: Exception) -> None:
+    def _isolate(self, jobs: list[Request], error: Exception) -> None:
         """Halves a group that failed until whoever is at fault stands alone."""
         _report(error, len(jobs))
         if len(jobs) == 1:
@@ -247,7 +247,7 @@ class Batcher:
             except Exception as failure:
                 self._isolate(half, failure)
 
-    def _retry_alone(self, jobs: list[Job]) -> None:
+    def _retry_individually(self, jobs: list[Request]) -> None:
         """Decodes each from its start, alone, after a step has failed for all."""
         for job in jobs:
             try:

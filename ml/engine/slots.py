@@ -33,7 +33,7 @@ class Seat(Generic[T]):
     """One chunk in its slot."""
 
     row: int
-    owner: T
+    recording_id: T
     position: int  # where its next key goes, steps under way counted
     tokens: list[int] = field(default_factory=list)
     ended: bool = False
@@ -62,11 +62,14 @@ class Slots(Generic[T]):
         """The seats taken."""
         return [seat for seat in self._seats if seat]
 
-    def seat(self, owners: Sequence[T], audio: torch.Tensor, seeds: Sequence[int | None]) -> None:
-        """Seats `owners`, whose audio embeddings are `audio` (b, 375, H), in the lowest free slots."""
-        rows = [row for row, seat in enumerate(self._seats) if seat is None][: len(owners)]
+    def seat(self, recording_ids: Sequence[T], audio: torch.Tensor, seeds: Sequence[int | None]) -> None:
+        """Seats `recording_ids`, whose audio embeddings are `audio` (b, 375, H), in the lowest free slots."""
+        rows = [row for row, seat in enumerate(self._seats) if seat is None][: len(recording_ids)]
         tokens = self._decoder.prefill(rows, audio, seeds)
-        seats = [Seat(row, owner, self._decoder.prefill_length) for row, owner in zip(rows, owners, strict=True)]
+        seats = [
+            Seat(row, recording_id, self._decoder.prefill_length)
+            for row, recording_id in zip(rows, recording_ids, strict=True)
+        ]
         self._readback.put(tokens, list(enumerate(seats)))
         for seat in seats:  # nothing may fail from here on: who is not seated is tried again
             self._seats[seat.row] = seat
@@ -102,7 +105,7 @@ class Slots(Generic[T]):
         seats = self.occupied
         for seat in seats:
             self.leave(seat)
-        return [seat.owner for seat in seats]
+        return [seat.recording_id for seat in seats]
 
     def _close_ranks(self) -> None:
         """Moves the hindmost to the front once most rows of a step would be nobody's: a step costs by its rows."""

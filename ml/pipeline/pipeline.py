@@ -11,11 +11,11 @@ import numpy as np
 
 from ml.audio.decoder import AudioDecoder, Decoding, PlainDecoding
 from ml.audio.splitter import Chunk, PauseSplitter
-from ml.audio.vad import may_hold_speech
+from ml.audio.vad import has_speech
 from ml.errors import DecodingCancelledError
 from ml.pipeline.recogniser import Recognise
-from ml.pipeline.repetition import LoopGuard, is_unsound
-from ml.pipeline.text_merge import continued, seamed
+from ml.pipeline.repetition import RepetitionGuard, is_repetitive
+from ml.pipeline.text_merge import continue_text, merge_overlap
 from ml.transcript import Segment, StageTimes, Status, Transcript
 from ml.types import SAMPLE_RATE, Waveform
 
@@ -54,7 +54,7 @@ class Pipeline:
 
     def run(self, decoding: Decoding | PlainDecoding, cancelled: threading.Event, on_segment: OnSegment) -> Transcript:
         """Transcribes what comes out of a decoding that has been started."""
-        run = _Run(self.chunk_duration_s, LoopGuard(self.recognise, self.recognise_again), cancelled, on_segment)
+        run = _Run(self.chunk_duration_s, RepetitionGuard(self.recognise, self.recognise_again), cancelled, on_segment)
         texts = self.recognise(run.chunks(decoding), cancelled)
         try:
             for text in run.timed(texts):
@@ -67,7 +67,7 @@ class Pipeline:
 
 
 @dataclass(frozen=True)
-class _Seam:
+class _Overlap:
     """The sound around a cut that may be within a word."""
 
     chunk: Chunk
@@ -80,14 +80,16 @@ class _Run:
     """
 
     def __init__(
-        self, chunk_duration_s: float, guard: LoopGuard, cancelled: threading.Event, on_segment: OnSegment
+        self, chunk_duration_s: float, guard: RepetitionGuard, cancelled: threading.Event, on_segment: OnSegment
     ) -> None:
         self.segments: list[Segment] = []  # those whose texts are known, without a gap
         self._splitter = PauseSplitter(chunk_duration_s)
         self._guard = guard
         self._cancelled = cancelled
         self._on_segment = on_segment
-        self._pending: deque[Chunk | _Seam | Segment] = deque()  # without a text yet, and the silences behind the first
+        self._pending: deque[Chunk | _Overlap | Segment] = (
+            deque()
+        )  # without a text yet, and the silences behind the first
         self._held: Segment | None = None  # it may end within a word: told once it is known how the word goes on
         self._seam = ""  # what is heard around the end of that
         self._lock = threading.Lock()  # over these and the segments
@@ -125,16 +127,16 @@ class _Run:
         """Hears the text of the first chunk or seam that has none."""
         first = self._pending[0]
         assert not isinstance(first, Segment)
-        if isinstance(first, _Seam):
+        if isinstance(first, _Overlap):
             with self._lock:
                 self._pending.popleft()
-                self._seam = "" if is_unsound(text, first.chunk.end_s - first.chunk.start_s) else text
+                self._seam = "" if is_repetitive(text, first.chunk.end_s - first.chunk.start_s) else text
             return
         sound, status = self._guard.sound(first, text, self._cancelled)
         with self._lock:
             self._pending.popleft()
             if self._held and self._seam:
-                mended, sound = seamed(self._held.text, self._seam, sound)
+                mended, sound = merge_overlap(self._held.text, self._seam, sound)
                 self._held = replace(self._held, text=mended)
             self._tell_held()
             self._held = Segment(first.start_s, first.end_s, sound, status)
@@ -162,7 +164,7 @@ class _Run:
     def _note(self, chunk: Chunk) -> Iterator[Chunk]:
         """What of the chunk is to be recognised. A silence is told at once where nothing before it is waited for."""
         loose_end, self._loose_end = self._loose_end, None
-        if not may_hold_speech(chunk.waveform):
+        if not has_speech(chunk.waveform):
             silence = Segment(chunk.start_s, chunk.end_s, "", Status.SILENCE)  # not its sound: there may be hours of it
             with self._lock:
                 if self._pending:
@@ -173,7 +175,7 @@ class _Run:
             return
         if loose_end is not None:
             around = np.concatenate([loose_end, chunk.waveform[: self._seam_samples]])
-            seam = _Seam(Chunk(around, chunk.start_sample - len(loose_end), chunk.sample_rate))
+            seam = _Overlap(Chunk(around, chunk.start_sample - len(loose_end), chunk.sample_rate))
             self._pending.append(seam)
             yield seam.chunk
         if chunk.ends_in_word:
@@ -188,7 +190,7 @@ class _Run:
         self._held, self._seam = None, ""
 
     def _tell(self, segment: Segment) -> None:
-        text = continued(self._said, segment.text)
+        text = continue_text(self._said, segment.text)
         self._said = text or self._said
         self.segments.append(replace(segment, text=text))
         self._on_segment(self.segments[-1])

@@ -22,8 +22,8 @@ Recognise = Callable[[Iterator[Chunk], threading.Event], Iterator[str]]
 class Engine(Protocol):
     """Whatever recognises single chunks in its own time."""
 
-    def submit(self, waveform: Waveform, owner: object, sampled: bool = False) -> "Future[str]":
-        """Queues a waveform (N,) of at most 30 s of the recording `owner`; waits while that has too many waiting."""
+    def submit(self, waveform: Waveform, recording_id: object, sampled: bool = False) -> "Future[str]":
+        """Queue a waveform (N,) of at most 30 s; blocks while its recording has too many waiting."""
 
 
 def recognise_with(engine: Engine, window: int, sampled: bool = False) -> Recognise:
@@ -78,13 +78,13 @@ class _Ahead:
         self._drop_all()
 
     def _run(self) -> None:
-        owner = object()  # recordings take turns in the engine
+        recording_id = object()  # recordings take turns in the engine
         try:
             for chunk in self._chunks:
                 while not self._room.acquire(timeout=CANCEL_POLL_S):
                     if self._cancelled.is_set():
                         raise DecodingCancelledError("Запрос отменён")
-                self._futures.put(self._engine.submit(chunk.waveform, owner, self._sampled))
+                self._futures.put(self._engine.submit(chunk.waveform, recording_id, self._sampled))
             self.ended = True
             self._futures.put(None)
         except BaseException as error:

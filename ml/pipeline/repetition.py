@@ -27,7 +27,7 @@ def first_repeat(text: str) -> int | None:
     return None
 
 
-def is_unsound(text: str, duration_s: float) -> bool:
+def is_repetitive(text: str, duration_s: float) -> bool:
     """Whether `text` cannot be what was said in `duration_s`: a loop, too much of a muchness, or simply too much.
 
     Neither can an answer that stopped at the limit on tokens, unless that is so low that nobody expects more.
@@ -42,7 +42,7 @@ def is_unsound(text: str, duration_s: float) -> bool:
 
 
 @dataclass(frozen=True)
-class LoopGuard:
+class RepetitionGuard:
     """Asks again for chunks whose answer is unsound: in halves, then with `again`; what is left is cut short."""
 
     recognise: Recognise
@@ -53,14 +53,14 @@ class LoopGuard:
 
         Raises DecodingCancelledError, and what the recognisers raise.
         """
-        if not is_unsound(text, _duration_s(chunk)):
+        if not is_repetitive(text, _duration_s(chunk)):
             return text, Status.TRANSCRIBED
         halves = _halves(chunk)
         for recognise in (self.recognise, self.again):
             answers = list(recognise(iter(halves), cancelled))
             if len(answers) < len(halves) and cancelled.is_set():
                 raise DecodingCancelledError("Запрос отменён")
-            if not any(is_unsound(answer, _duration_s(half)) for half, answer in zip(halves, answers, strict=True)):
+            if not any(is_repetitive(answer, _duration_s(half)) for half, answer in zip(halves, answers, strict=True)):
                 return join_texts(answers), Status.RETRIED
         parts = [_cut(answer, _duration_s(half)) for half, answer in zip(halves, answers, strict=True)]
         return join_texts(parts), Status.FLAGGED

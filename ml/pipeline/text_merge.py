@@ -31,11 +31,11 @@ def join_texts(texts: Iterable[str]) -> str:
     """The texts of consecutive stretches as one; those in which nothing is said leave no trace."""
     joined = ""
     for text in texts:
-        joined = f"{joined} {continued(joined, text)}".strip()
+        joined = f"{joined} {continue_text(joined, text)}".strip()
     return joined
 
 
-def continued(before: str, text: str) -> str:
+def continue_text(before: str, text: str) -> str:
     """`text` as it reads after `before`, what was last said ("" for nothing), to be put after one space.
 
     Spaces are single, and punctuation that a text begins with is dropped. A new sentence begins with a capital letter.
@@ -62,7 +62,7 @@ def _is_sentence_end(before: str) -> bool:
     return not (last.endswith(".") and last[:-1].lower().rpartition(".")[2] in _ABBREVIATIONS)
 
 
-def seamed(before: str, seam: str, after: str) -> tuple[str, str]:
+def merge_overlap(before: str, seam: str, after: str) -> tuple[str, str]:
     """`before` and `after`, heard on either side of a cut that may be in a word, mended by what was heard around it.
 
     `seam` begins with words that `before` ends with and ends with words that `after` begins with. What comes between

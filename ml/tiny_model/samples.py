@@ -1,4 +1,4 @@
-"""Speak the recordings in resources/samples, the same at every run: `python -m ml.tiny_model.samples`."""
+"""Speak the recordings in resources/samples, the same at every run: `python -m ml.tiny_model.do_sample`."""
 
 from __future__ import annotations
 

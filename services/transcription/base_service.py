@@ -24,7 +24,7 @@ from services.transcription.idle import IdleWatch
 from services.transcription.interface import ITranscriptionService
 from services.transcription.messages import to_response, to_segment
 from services.transcription.request_log import HIDDEN, log_failed, log_finished, log_received
-from services.transcription.spool import Description
+from services.transcription.spool import AudioInfo
 from services.transcription.transcriber import Call, Transcriber
 
 ERROR_CODE_TRAILER = "x-error-code"
@@ -84,7 +84,7 @@ class TranscriptionServiceBase(ITranscriptionService):
         self, request: transcription_pb2.AudioRequest, context: grpc.ServicerContext
     ) -> transcription_pb2.TranscriptionResponse:
         """Transcribes a whole audio file."""
-        call = Call(Description(request.filename, request.format, request.sample_rate))
+        call = Call(AudioInfo(request.filename, request.format, request.sample_rate))
         _cancel_with(context, call)
         return self._answer(call, lambda: self._transcriber.whole(call, [request.audio_data]), context)
 
@@ -124,7 +124,7 @@ class TranscriptionServiceBase(ITranscriptionService):
         assert self._idle_watch, "start() comes first"
         requests = self._idle_watch.watched(request_iterator, context.cancel)
         first = next(requests, transcription_pb2.AudioChunk())
-        call = Call(Description(first.filename, first.format, first.sample_rate))
+        call = Call(AudioInfo(first.filename, first.format, first.sample_rate))
         _cancel_with(context, call)
         return call, (piece.chunk_data for piece in chain([first], requests))
 
@@ -155,7 +155,7 @@ class TranscriptionServiceBase(ITranscriptionService):
             success=False, error_message=str(error), processing_time=processing_s
         )
 
-    def _log_received(self, description: Description, size_bytes: int) -> None:
+    def _log_received(self, description: AudioInfo, size_bytes: int) -> None:
         log_received(self._log, description, size_bytes, self._with_filenames)
 
 

@@ -59,6 +59,6 @@ class ITranscriptionService(ABC):
     def abandon(self) -> None:  # noqa: B027
         """Fails every request under way at once; called when `is_alive` said no, before the process ends."""
 
-    def figures(self) -> Mapping[str, float]:
+    def gauges(self) -> Mapping[str, float]:
         """Gauges for the metrics, such as the queue's depth, by name."""
         return {}

@@ -2,14 +2,14 @@
 
 import logging
 
-from services.transcription.spool import Description
+from services.transcription.spool import AudioInfo
 
 _RULE = "=" * 80
 _MEBIBYTE = 1024 * 1024
 HIDDEN = "(имя скрыто)"
 
 
-def log_received(log: logging.Logger, description: Description, size_bytes: int, with_filename: bool) -> None:
+def log_received(log: logging.Logger, description: AudioInfo, size_bytes: int, with_filename: bool) -> None:
     """Says which file came, how large and in which format."""
     name = description.printable_filename if with_filename else HIDDEN
     log.info(_RULE)

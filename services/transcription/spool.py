@@ -23,7 +23,7 @@ _LOOKED_AT = 4096  # characters of what a request says of itself: it may say as 
 
 
 @dataclass(frozen=True)
-class Description:
+class AudioInfo:
     """What a request says of its audio."""
 
     filename: str

@@ -9,14 +9,14 @@ from ml.pipeline.pipeline import OnSegment, Pipeline
 from ml.pipeline.streaming import LiveTranscription
 from ml.transcript import Transcript
 from services.transcription.admission import Admission
-from services.transcription.spool import Description, Spool, spool
+from services.transcription.spool import AudioInfo, Spool, spool
 
 
 @dataclass
 class Call:
     """What is known of a call while it is being answered."""
 
-    description: Description
+    description: AudioInfo
     cancelled: threading.Event = field(default_factory=threading.Event)  # set when the call ends, by whomever
     on_segment: OnSegment = lambda segment: None
     received_s: float = field(default_factory=time.perf_counter)  # when the last byte was there
@@ -35,7 +35,7 @@ class Transcriber:
     pipeline: Pipeline
     admission: Admission
     stream_max_bytes: int
-    on_received: Callable[[Description, int], None]  # hears the size in bytes once a request is there
+    on_received: Callable[[AudioInfo, int], None]  # hears the size in bytes once a request is there
 
     def whole(self, call: Call, pieces: Iterable[bytes]) -> Transcript:
         """Transcribes a recording that is here.

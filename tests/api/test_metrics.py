@@ -224,7 +224,7 @@ def test_figures_of_the_implementation_are_asked_for_at_every_look(serve: Serve)
     class Counting(FakeService):
         looks = 0
 
-        def figures(self) -> Mapping[str, float]:
+        def gauges(self) -> Mapping[str, float]:
             self.looks += 1
             return {"queue_depth": float(self.looks), "slots_occupied": 7.0}
 

@@ -14,10 +14,10 @@ from services.transcription.interface import ITranscriptionService
 from tests.conftest import ON_RAY
 from tests.support import process_stats as belongings
 from tests.support import recordings
-from tests.support.fault_services import Reciter
-from tests.support.harness import House
+from tests.support.fault_services import NumberingService
+from tests.support.harness import ServerHarness
 
-OpenHouse = Callable[..., House]
+OpenHouse = Callable[..., ServerHarness]
 Usual = Callable[[], tuple[ITranscriptionService, dict[str, Any]]]
 
 
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What happens to a house of the usual service happens to one over a cluster as well."""
-    if "open_house" in inspect.signature(metafunc.function).parameters:
+    if "start_server" in inspect.signature(metafunc.function).parameters:
         ways = [pytest.param(False, id="here"), pytest.param(True, id="over-ray", marks=ON_RAY)]
         metafunc.parametrize("over_ray", ways, indirect=True)
 
@@ -52,7 +52,7 @@ def reciting_cluster(cluster: Any) -> Iterator[str]:
     from tests.support.over_ray import ReciterOverRay
 
     is_new = serving.connect(cluster.address, "")
-    house = House(ReciterOverRay(), recordings.recording("wav", 100), ray_address=cluster.address)
+    house = ServerHarness(ReciterOverRay(), recordings.recording("wav", 100), ray_address=cluster.address)
     try:
         house.start()
         yield cluster.address
@@ -66,7 +66,7 @@ def reciting_cluster(cluster: Any) -> Iterator[str]:
 def usual(over_ray: bool, request: pytest.FixtureRequest) -> Usual:
     """Makes the service of a house whose test brings none, and the settings it needs."""
     if not over_ray:
-        return lambda: (Reciter(), {})
+        return lambda: (NumberingService(), {})
     address = request.getfixturevalue("reciting_cluster")
     from tests.support.over_ray import ReciterOverRay
 
@@ -74,7 +74,7 @@ def usual(over_ray: bool, request: pytest.FixtureRequest) -> Usual:
 
 
 @pytest.fixture(autouse=True)
-def open_house(tmp_path: Path, over_ray: bool, usual: Usual) -> Iterator[OpenHouse]:
+def start_server(tmp_path: Path, over_ray: bool, usual: Usual) -> Iterator[OpenHouse]:
     """Call it for a server and a client, once a test. After the test it must be as it was when it was opened.
 
     Whatever the test did, no child process and no temporary file is left.
@@ -82,9 +82,9 @@ def open_house(tmp_path: Path, over_ray: bool, usual: Usual) -> Iterator[OpenHou
     elsewhere, folder = tempfile.tempdir, tmp_path / "temporary"
     folder.mkdir()
     tempfile.tempdir = str(folder)
-    houses: list[House] = []
+    houses: list[ServerHarness] = []
 
-    def run(service: ITranscriptionService | None = None, *, start: bool = True, **values: Any) -> House:
+    def run(service: ITranscriptionService | None = None, *, start: bool = True, **values: Any) -> ServerHarness:
         control = values.pop("control", None) or recordings.control()
         token = values.pop("token", None)
         if service is None:
@@ -92,7 +92,7 @@ def open_house(tmp_path: Path, over_ray: bool, usual: Usual) -> Iterator[OpenHou
             values |= needed
         elif over_ray:
             pytest.skip("looks into its own service")
-        house = House(service, control, **values)
+        house = ServerHarness(service, control, **values)
         house.token = token
         houses.append(house)
         if start:

@@ -22,8 +22,8 @@ from tests.faults.conftest import OpenHouse
 from tests.support import audio as media
 from tests.support import process_stats as belongings
 from tests.support import recordings
-from tests.support.fault_services import Reciter
-from tests.support.harness import PATIENCE_S, WORKERS, Health, House, assert_transcribed, pieces
+from tests.support.fault_services import NumberingService
+from tests.support.harness import PATIENCE_S, WORKERS, Health, ServerHarness, assert_transcribed, pieces
 from tests.support.marks import row
 from tests.support.raw_http2 import HalfCall
 
@@ -44,16 +44,16 @@ def assert_asks_to_come_back(error: Any) -> None:
 
 
 @row(22)
-def test_a_message_over_the_limit_is_refused(open_house: OpenHouse) -> None:
-    house = open_house(grpc_max_receive_message_length=100_000)
+def test_a_message_over_the_limit_is_refused(start_server: OpenHouse) -> None:
+    house = start_server(grpc_max_receive_message_length=100_000)
     assert status_of(lambda: house.ask(bytes(200_000))).code() is Code.RESOURCE_EXHAUSTED
     messages = [transcription_pb2.AudioChunk(chunk_data=bytes(200_000), filename="a.wav")]
     assert status_of(lambda: house.stream(messages)).code() is Code.RESOURCE_EXHAUSTED
 
 
 @row(23)
-def test_a_stream_over_the_limit_is_refused_before_the_rest_is_read(open_house: OpenHouse) -> None:
-    house = open_house(stream_max_bytes=300_000)
+def test_a_stream_over_the_limit_is_refused_before_the_rest_is_read(start_server: OpenHouse) -> None:
+    house = start_server(stream_max_bytes=300_000)
     sent = itertools.count()
     endless = (
         transcription_pb2.AudioChunk(chunk_data=bytes(64 * 1024), filename="a.wav")
@@ -67,8 +67,8 @@ def test_a_stream_over_the_limit_is_refused_before_the_rest_is_read(open_house: 
 
 
 @row(24)
-def test_a_bomb_as_message_compression_is_refused(open_house: OpenHouse) -> None:
-    house = open_house(grpc_max_receive_message_length=100_000)
+def test_a_bomb_as_message_compression_is_refused(start_server: OpenHouse) -> None:
+    house = start_server(grpc_max_receive_message_length=100_000)
     bomb = bytes(8 * 1024**2)
     assert len(gzip.compress(bomb)) < 100_000
     call = house.channel.unary_unary(UNARY)
@@ -77,8 +77,8 @@ def test_a_bomb_as_message_compression_is_refused(open_house: OpenHouse) -> None
 
 
 @row(25)
-def test_an_invalid_protobuf_is_an_internal_error(open_house: OpenHouse) -> None:
-    house = open_house()
+def test_an_invalid_protobuf_is_an_internal_error(start_server: OpenHouse) -> None:
+    house = start_server()
     streamed = house.channel.stream_unary(UNARY + "Stream")
     described = transcription_pb2.AudioChunk(chunk_data=b"RIFF", filename="a.wav").SerializeToString()
     calls = (
@@ -94,8 +94,8 @@ def test_an_invalid_protobuf_is_an_internal_error(open_house: OpenHouse) -> None
 
 @row(26)
 @pytest.mark.parametrize("method", [f"/{SERVICE_NAME}/Nothing", "/transcription.v2.TranscriptionService/Transcribe"])
-def test_an_unknown_method_is_unimplemented(open_house: OpenHouse, method: str) -> None:
-    house = open_house()
+def test_an_unknown_method_is_unimplemented(start_server: OpenHouse, method: str) -> None:
+    house = start_server()
     error = status_of(lambda: house.channel.unary_unary(method)(b"", timeout=PATIENCE_S))
     assert error.code() is Code.UNIMPLEMENTED
 
@@ -110,8 +110,8 @@ def test_an_unknown_method_is_unimplemented(open_house: OpenHouse, method: str) 
         b"",
     ],
 )
-def test_junk_on_the_port_disturbs_nobody(open_house: OpenHouse, junk: bytes) -> None:
-    house = open_house()
+def test_junk_on_the_port_disturbs_nobody(start_server: OpenHouse, junk: bytes) -> None:
+    house = start_server()
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", house.server.port), timeout=5) as connection:
             connection.sendall(junk)
@@ -119,8 +119,8 @@ def test_junk_on_the_port_disturbs_nobody(open_house: OpenHouse, junk: bytes) ->
 
 
 @row(28)
-def test_half_sent_messages_are_ended_by_the_age_of_their_connection(open_house: OpenHouse) -> None:
-    house = open_house(connection_max_age_s=1, connection_grace_s=1)
+def test_half_sent_messages_are_ended_by_the_age_of_their_connection(start_server: OpenHouse) -> None:
+    house = start_server(connection_max_age_s=1, connection_grace_s=1)
     started_s = time.monotonic()
     with ExitStack() as stack, ThreadPoolExecutor(WORKERS) as readers, house.connect() as younger:
         halves = [stack.enter_context(HalfCall(house.server.port, UNARY)) for _ in range(WORKERS)]
@@ -137,8 +137,8 @@ def test_half_sent_messages_are_ended_by_the_age_of_their_connection(open_house:
 
 
 @row(28)
-def test_half_sent_messages_hold_the_workers_meanwhile(open_house: OpenHouse) -> None:
-    house = open_house()
+def test_half_sent_messages_hold_the_workers_meanwhile(start_server: OpenHouse) -> None:
+    house = start_server()
     with ExitStack() as halves:
         for _ in range(WORKERS):
             halves.enter_context(HalfCall(house.server.port, UNARY))
@@ -159,8 +159,8 @@ def stalling(before: int, may_end: threading.Event) -> Iterator[transcription_pb
 
 @row(29)
 @pytest.mark.parametrize("before", [0, 1, 20])
-def test_a_stream_that_stops_sending_is_ended_and_frees_its_worker(open_house: OpenHouse, before: int) -> None:
-    house = open_house(stream_idle_timeout_s=0.5, server_max_workers=1)
+def test_a_stream_that_stops_sending_is_ended_and_frees_its_worker(start_server: OpenHouse, before: int) -> None:
+    house = start_server(stream_idle_timeout_s=0.5, server_max_workers=1)
     may_end = threading.Event()
     call = house.stub.TranscribeAudioStream.future(stalling(before, may_end), timeout=PATIENCE_S)
     started_s = time.monotonic()
@@ -171,10 +171,10 @@ def test_a_stream_that_stops_sending_is_ended_and_frees_its_worker(open_house: O
 
 
 @row(30)
-def test_a_call_cancelled_while_it_waits_for_a_worker_is_never_begun(open_house: OpenHouse) -> None:
+def test_a_call_cancelled_while_it_waits_for_a_worker_is_never_begun(start_server: OpenHouse) -> None:
     at_work, may_go_on = threading.Event(), threading.Event()
-    service = Reciter()
-    house = open_house(service, server_max_workers=1)
+    service = NumberingService()
+    house = start_server(service, server_max_workers=1)
 
     def hold(number: int) -> None:
         at_work.set()
@@ -195,10 +195,10 @@ def test_a_call_cancelled_while_it_waits_for_a_worker_is_never_begun(open_house:
 
 @row(30)
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_call_cancelled_while_it_is_decoded_takes_its_decoder_along(open_house: OpenHouse, streamed: bool) -> None:
+def test_a_call_cancelled_while_it_is_decoded_takes_its_decoder_along(start_server: OpenHouse, streamed: bool) -> None:
     begun, may_end = threading.Event(), threading.Event()
-    service = Reciter()
-    house = open_house(service)
+    service = NumberingService()
+    house = start_server(service)
     service.at_chunk = lambda number: begun.set() or may_end.wait(PATIENCE_S)
     audio_bytes = media.wav(media.voice(100, sample_rate=8000), 8000)
     if streamed:
@@ -216,9 +216,9 @@ def test_a_call_cancelled_while_it_is_decoded_takes_its_decoder_along(open_house
 
 
 @row(32)
-def test_a_full_queue_asks_to_come_back_and_health_answers(open_house: OpenHouse) -> None:
-    service = Reciter()
-    house = open_house(service, server_max_workers=1, server_max_waiting=2)
+def test_a_full_queue_asks_to_come_back_and_health_answers(start_server: OpenHouse) -> None:
+    service = NumberingService()
+    house = start_server(service, server_max_workers=1, server_max_waiting=2)
     at_work, may_go_on = threading.Event(), threading.Event()
     service.at_chunk = lambda number: at_work.set() or may_go_on.wait(PATIENCE_S)
     taken = [house.begin(recordings.control())]
@@ -233,15 +233,15 @@ def test_a_full_queue_asks_to_come_back_and_health_answers(open_house: OpenHouse
 
 
 @row(32)
-def test_too_much_audio_in_the_queue_asks_to_come_back(open_house: OpenHouse) -> None:
-    class Behind(Reciter):
+def test_too_much_audio_in_the_queue_asks_to_come_back(start_server: OpenHouse) -> None:
+    class Behind(NumberingService):
         seconds = 0.0
 
         def queued_audio_s(self) -> float:
             return self.seconds
 
     service = Behind()
-    house = open_house(service, admission_max_queued_audio_s=60)
+    house = start_server(service, admission_max_queued_audio_s=60)
     service.seconds = 61.0
     error: Any = status_of(lambda: house.ask(recordings.control()))
     assert_asks_to_come_back(error)
@@ -251,9 +251,9 @@ def test_too_much_audio_in_the_queue_asks_to_come_back(open_house: OpenHouse) ->
 
 
 @row(32)
-def test_too_many_bytes_under_way_ask_to_come_back(open_house: OpenHouse) -> None:
-    service = Reciter()
-    house = open_house(service, admission_max_bytes=200_000, model_chunk_duration=1)
+def test_too_many_bytes_under_way_ask_to_come_back(start_server: OpenHouse) -> None:
+    service = NumberingService()
+    house = start_server(service, admission_max_bytes=200_000, model_chunk_duration=1)
     may_end, arrived, large = threading.Event(), threading.Event(), recordings.recording("wav", 5)  # 160 KB
     service.at_chunk = lambda number: arrived.set() if number == 2 else None
     call = house.stub.TranscribeAudioStream.future(stalling(30, may_end), timeout=PATIENCE_S)
@@ -265,7 +265,7 @@ def test_too_many_bytes_under_way_ask_to_come_back(open_house: OpenHouse) -> Non
     assert_transcribed([house.ask(large)], 5)  # what is over counts no more
 
 
-class SlowToStart(Reciter):
+class SlowToStart(NumberingService):
     """Loads for as long as the test wants."""
 
     def __init__(self) -> None:
@@ -278,9 +278,9 @@ class SlowToStart(Reciter):
 
 
 @row(33)
-def test_a_call_while_the_model_loads_is_asked_to_come_back(open_house: OpenHouse) -> None:
+def test_a_call_while_the_model_loads_is_asked_to_come_back(start_server: OpenHouse) -> None:
     service = SlowToStart()
-    house = open_house(service, start=False)
+    house = start_server(service, start=False)
     loading = threading.Thread(target=house.start)
     loading.start()
     grpc.channel_ready_future(house.channel).result(timeout=PATIENCE_S)
@@ -298,10 +298,10 @@ TOKEN = "a token of the tests"
 @row(44)
 @pytest.mark.parametrize("given", [None, "", TOKEN + "!", TOKEN[:-1], "Ы"])
 def test_a_call_without_the_right_token_is_refused_before_anything_is_decoded(
-    open_house: OpenHouse, given: str | None
+    start_server: OpenHouse, given: str | None
 ) -> None:
-    service = Reciter()
-    house = open_house(
+    service = NumberingService()
+    house = start_server(
         service, auth_token_hashes=(hashlib.sha256(TOKEN.encode()).hexdigest(),), token=TOKEN, server_max_workers=1
     )
     before = service.recognised
@@ -327,8 +327,8 @@ def test_a_call_without_the_right_token_is_refused_before_anything_is_decoded(
 
 
 @row(44)
-def test_a_refusal_for_want_of_a_token_does_not_wait_for_the_upload(open_house: OpenHouse) -> None:
-    house = open_house(auth_token_hashes=(hashlib.sha256(TOKEN.encode()).hexdigest(),), token=TOKEN)
+def test_a_refusal_for_want_of_a_token_does_not_wait_for_the_upload(start_server: OpenHouse) -> None:
+    house = start_server(auth_token_hashes=(hashlib.sha256(TOKEN.encode()).hexdigest(),), token=TOKEN)
     house.token, sent = None, itertools.count()
     endless = (transcription_pb2.AudioChunk(chunk_data=bytes(64 * 1024)) for number in sent if number < 16_000)
     assert status_of(lambda: house.stream(endless)).code() is Code.UNAUTHENTICATED
@@ -339,10 +339,10 @@ def test_a_refusal_for_want_of_a_token_does_not_wait_for_the_upload(open_house: 
 @row(45)
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_exception_in_a_handler_gives_its_request_id_and_nothing_else(
-    open_house: OpenHouse, caplog: pytest.LogCaptureFixture, streamed: bool
+    start_server: OpenHouse, caplog: pytest.LogCaptureFixture, streamed: bool
 ) -> None:
-    service = Reciter()
-    house = open_house(service)
+    service = NumberingService()
+    house = start_server(service)
 
     def fail(number: int) -> None:
         raise KeyError("a secret of the server")
@@ -359,8 +359,8 @@ def test_an_exception_in_a_handler_gives_its_request_id_and_nothing_else(
     service.at_chunk = lambda number: None
 
 
-def test_the_house_notices_what_is_left_behind(open_house: OpenHouse) -> None:
-    house = open_house()
+def test_the_house_notices_what_is_left_behind(start_server: OpenHouse) -> None:
+    house = start_server()
     left, stop = os.dup(0), threading.Event()
     thread = threading.Thread(target=stop.wait, name="left-behind")
     thread.start()
@@ -371,8 +371,8 @@ def test_the_house_notices_what_is_left_behind(open_house: OpenHouse) -> None:
     os.close(left)
 
 
-def test_a_house_is_one_server_on_a_port_of_its_own(open_house: OpenHouse) -> None:
-    house: House = open_house()
+def test_a_house_is_one_server_on_a_port_of_its_own(start_server: OpenHouse) -> None:
+    house: ServerHarness = start_server()
     with house.connect() as channel:
         stub = transcription_pb2_grpc.TranscriptionServiceStub(channel)
         request = transcription_pb2.AudioRequest(audio_data=recordings.control(), filename="a.wav")

@@ -22,51 +22,51 @@ UNDECODABLE, TOO_LONG = "UNDECODABLE_AUDIO", "AUDIO_TOO_LONG"
 
 
 @row(1)
-def test_empty_bytes_are_refused(open_house: OpenHouse) -> None:
-    assert_refused(open_house().both(b"", filename="a.mp3"), "EMPTY_AUDIO")
+def test_empty_bytes_are_refused(start_server: OpenHouse) -> None:
+    assert_refused(start_server().both(b"", filename="a.mp3"), "EMPTY_AUDIO")
 
 
 @row(2)
-def test_a_stream_without_messages_is_refused(open_house: OpenHouse) -> None:
-    assert_refused([open_house().stream(())], "MISSING_FILENAME")
+def test_a_stream_without_messages_is_refused(start_server: OpenHouse) -> None:
+    assert_refused([start_server().stream(())], "MISSING_FILENAME")
 
 
 @row(2)
-def test_a_stream_that_never_says_its_name_is_refused(open_house: OpenHouse) -> None:
+def test_a_stream_that_never_says_its_name_is_refused(start_server: OpenHouse) -> None:
     messages = [transcription_pb2.AudioChunk(chunk_data=recordings.control())] * 3
-    assert_refused([open_house().stream(messages)], "MISSING_FILENAME")
+    assert_refused([start_server().stream(messages)], "MISSING_FILENAME")
 
 
 @row(3)
-def test_random_bytes_are_refused(open_house: OpenHouse) -> None:
-    assert_refused(open_house().both(recordings.random_bytes(), filename="a.mp3"), UNDECODABLE)
+def test_random_bytes_are_refused(start_server: OpenHouse) -> None:
+    assert_refused(start_server().both(recordings.random_bytes(), filename="a.mp3"), UNDECODABLE)
 
 
 @row(4)
-def test_text_named_wav_is_refused(open_house: OpenHouse) -> None:
-    assert_refused(open_house().both(recordings.text()), UNDECODABLE)
+def test_text_named_wav_is_refused(start_server: OpenHouse) -> None:
+    assert_refused(start_server().both(recordings.text()), UNDECODABLE)
 
 
 @row(5)
-def test_a_wav_with_a_header_only_is_refused(open_house: OpenHouse) -> None:
-    assert_refused(open_house().both(media.wav_header(0)), UNDECODABLE)
+def test_a_wav_with_a_header_only_is_refused(start_server: OpenHouse) -> None:
+    assert_refused(start_server().both(media.wav_header(0)), UNDECODABLE)
 
 
 @row(6)
-def test_a_wav_of_no_sample_rate_is_refused(open_house: OpenHouse) -> None:
-    assert_refused(open_house().both(recordings.wav_claiming(sample_rate=0)), UNDECODABLE)
+def test_a_wav_of_no_sample_rate_is_refused(start_server: OpenHouse) -> None:
+    assert_refused(start_server().both(recordings.wav_claiming(sample_rate=0)), UNDECODABLE)
 
 
 @row(7)
 @pytest.mark.parametrize("channels", [0, 65_535])
-def test_a_wav_of_impossible_channels_is_refused(open_house: OpenHouse, channels: int) -> None:
+def test_a_wav_of_impossible_channels_is_refused(start_server: OpenHouse, channels: int) -> None:
     audio_bytes = recordings.wav_claiming(channels=channels, data_bytes=320_000, duration_s=10)
-    assert_refused(open_house().both(audio_bytes), UNDECODABLE)
+    assert_refused(start_server().both(audio_bytes), UNDECODABLE)
 
 
 @row(8)
-def test_a_wav_of_an_enormous_sample_rate_is_refused_and_takes_no_memory(open_house: OpenHouse) -> None:
-    house = open_house()
+def test_a_wav_of_an_enormous_sample_rate_is_refused_and_takes_no_memory(start_server: OpenHouse) -> None:
+    house = start_server()
     audio_bytes = recordings.wav_claiming(sample_rate=2**31 - 1, data_bytes=320_000, duration_s=10)
     before_bytes = belongings.memory_bytes("self")
     assert_refused(house.both(audio_bytes), UNDECODABLE)
@@ -74,22 +74,22 @@ def test_a_wav_of_an_enormous_sample_rate_is_refused_and_takes_no_memory(open_ho
 
 
 @row(9)
-def test_a_small_wav_that_claims_one_sample_a_second_is_too_long(open_house: OpenHouse) -> None:
-    house = open_house(audio_max_duration_s=60)
+def test_a_small_wav_that_claims_one_sample_a_second_is_too_long(start_server: OpenHouse) -> None:
+    house = start_server(audio_max_duration_s=60)
     assert_refused(house.both(recordings.wav_claiming(sample_rate=1)), TOO_LONG)
 
 
 @row(10)
 @pytest.mark.parametrize("claimed", [0xFFFF_FFFF, 0x7FFF_FFFF, 0])
-def test_a_wav_of_unknown_length_is_as_long_as_it_is(open_house: OpenHouse, claimed: int) -> None:
-    answers = open_house().both(recordings.wav_claiming(data_bytes=claimed, duration_s=2))
+def test_a_wav_of_unknown_length_is_as_long_as_it_is(start_server: OpenHouse, claimed: int) -> None:
+    answers = start_server().both(recordings.wav_claiming(data_bytes=claimed, duration_s=2))
     assert_transcribed(answers, 2)
     assert not any(answer.response.warnings for answer in answers)
 
 
 @row(11)
-def test_ten_hours_in_a_megabyte_are_too_long_within_seconds(open_house: OpenHouse) -> None:
-    house = open_house(audio_max_duration_s=60)
+def test_ten_hours_in_a_megabyte_are_too_long_within_seconds(start_server: OpenHouse) -> None:
+    house = start_server(audio_max_duration_s=60)
     assert len(recordings.opus_bomb()) < 1_800_000
     started_s = time.monotonic()
     assert_refused(house.both(recordings.opus_bomb(), filename="a.ogg"), TOO_LONG)
@@ -98,52 +98,52 @@ def test_ten_hours_in_a_megabyte_are_too_long_within_seconds(open_house: OpenHou
 
 @row(11)
 @pytest.mark.slow
-def test_ten_hours_are_too_long_for_the_default_limit_too(open_house: OpenHouse) -> None:
-    house = open_house()
+def test_ten_hours_are_too_long_for_the_default_limit_too(start_server: OpenHouse) -> None:
+    house = start_server()
     started_s = time.monotonic()
     assert_refused([house.ask(recordings.opus_bomb(), filename="a.ogg")], TOO_LONG)
     assert time.monotonic() - started_s < 60
 
 
 @row(12)
-def test_an_m4a_without_its_index_is_refused(open_house: OpenHouse) -> None:
-    assert_refused(open_house().both(recordings.m4a_without_index(), filename="a.m4a"), UNDECODABLE)
+def test_an_m4a_without_its_index_is_refused(start_server: OpenHouse) -> None:
+    assert_refused(start_server().both(recordings.m4a_without_index(), filename="a.m4a"), UNDECODABLE)
 
 
 @row(13)
-def test_an_m4a_with_its_index_last_is_transcribed_in_full(open_house: OpenHouse) -> None:
+def test_an_m4a_with_its_index_last_is_transcribed_in_full(start_server: OpenHouse) -> None:
     audio_bytes = recordings.recording("m4a")
     assert audio_bytes.index(b"mdat") < audio_bytes.index(b"moov")
-    assert_transcribed(open_house().both(audio_bytes, filename="a.m4a"), 10)
+    assert_transcribed(start_server().both(audio_bytes, filename="a.m4a"), 10)
 
 
 @row(14)
 @pytest.mark.parametrize("name", ["mp3", "wav", "flac", "ogg"])
 @pytest.mark.parametrize("share", [0.6, 0.98])
 def test_a_truncated_recording_gives_what_is_there_and_a_warning(
-    open_house: OpenHouse, name: str, share: float
+    start_server: OpenHouse, name: str, share: float
 ) -> None:
-    answers = open_house().both(recordings.truncated(name, share), filename=f"a.{name}")
+    answers = start_server().both(recordings.truncated(name, share), filename=f"a.{name}")
     # An Ogg page holds a second or two, and the broken one is lost.
     assert_transcribed(answers, 10 * share - 0.5, within_s=1.2)
     assert all(list(answer.response.warnings) == [DAMAGED_WARNING] for answer in answers)
 
 
 @row(15)
-def test_an_mp3_with_junk_inside_is_transcribed(open_house: OpenHouse) -> None:
-    answers = open_house().both(recordings.mp3_with_junk_inside(), filename="a.mp3")
+def test_an_mp3_with_junk_inside_is_transcribed(start_server: OpenHouse) -> None:
+    answers = start_server().both(recordings.mp3_with_junk_inside(), filename="a.mp3")
     assert_transcribed(answers, 11, within_s=1.6)
 
 
 @row(16)
 @pytest.mark.parametrize(("name", "ending"), [("mp3", "wav"), ("wav", "ogg"), ("m4a", "mp3"), ("ogg", "flac")])
-def test_the_content_counts_and_not_the_ending(open_house: OpenHouse, name: str, ending: str) -> None:
-    answers = open_house().both(recordings.recording(name, 2), filename=f"a.{ending}", format=ending)
+def test_the_content_counts_and_not_the_ending(start_server: OpenHouse, name: str, ending: str) -> None:
+    answers = start_server().both(recordings.recording(name, 2), filename=f"a.{ending}", format=ending)
     assert_transcribed(answers, 2)
 
 
 @pytest.fixture
-def canary(open_house: OpenHouse) -> Iterator[Canary]:
+def canary(start_server: OpenHouse) -> Iterator[Canary]:
     canary = Canary()
     thread = threading.Thread(target=canary.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -157,19 +157,21 @@ def canary(open_house: OpenHouse) -> Iterator[Canary]:
 @pytest.mark.parametrize("listing", [recordings.playlist, recordings.concat_list])
 @pytest.mark.parametrize("filename", ["a.wav", "list.m3u8"])
 def test_a_playlist_makes_no_request(
-    open_house: OpenHouse, canary: Canary, listing: Callable[[str], bytes], filename: str
+    start_server: OpenHouse, canary: Canary, listing: Callable[[str], bytes], filename: str
 ) -> None:
-    answers = open_house().both(listing(canary.address), filename=filename, format="wav")
+    answers = start_server().both(listing(canary.address), filename=filename, format="wav")
     assert_refused(answers, UNDECODABLE)
     assert canary.requests == []
 
 
 @row(18)
 @pytest.mark.parametrize("listing", [recordings.playlist, recordings.concat_list])
-def test_a_playlist_reads_no_other_file(open_house: OpenHouse, tmp_path: Path, listing: Callable[[str], bytes]) -> None:
+def test_a_playlist_reads_no_other_file(
+    start_server: OpenHouse, tmp_path: Path, listing: Callable[[str], bytes]
+) -> None:
     secret = tmp_path / "canary.wav"
     secret.write_bytes(recordings.control())
-    house = open_house()
+    house = start_server()
     for target in (str(secret), secret.as_uri(), secret.name):
         assert_refused(house.both(listing(target), filename="list.m3u8", format="wav"), UNDECODABLE)
 
@@ -201,8 +203,8 @@ HOSTILE_NAMES = {
 
 @row(19)
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
-def test_a_file_name_is_never_used_as_a_path(open_house: OpenHouse, name: str) -> None:
-    house = open_house()
+def test_a_file_name_is_never_used_as_a_path(start_server: OpenHouse, name: str) -> None:
+    house = start_server()
     EAVESDROPPER.heard.clear()
     EAVESDROPPER.listens = True
     try:
@@ -217,24 +219,24 @@ def test_a_file_name_is_never_used_as_a_path(open_house: OpenHouse, name: str) -
 
 
 @row(19)
-def test_a_file_that_exists_is_not_read_for_its_name(open_house: OpenHouse, tmp_path: Path) -> None:
+def test_a_file_that_exists_is_not_read_for_its_name(start_server: OpenHouse, tmp_path: Path) -> None:
     other = tmp_path / "other.wav"
     other.write_bytes(recordings.recording("wav"))
-    house = open_house()
+    house = start_server()
     assert_transcribed(house.both(recordings.control(), filename=str(other)), recordings.CONTROL_S)
     assert_refused(house.both(b"", filename=str(other)), "EMPTY_AUDIO")
 
 
 @row(20)
-def test_a_video_without_sound_is_refused(open_house: OpenHouse) -> None:
-    answers = open_house().both(recordings.video_without_sound(), filename="a.m4a")
+def test_a_video_without_sound_is_refused(start_server: OpenHouse) -> None:
+    answers = start_server().both(recordings.video_without_sound(), filename="a.m4a")
     assert_refused(answers, UNDECODABLE)
     assert all("нет звуковой дорожки" in answer.response.error_message for answer in answers)
 
 
 @row(21)
-def test_digital_silence_is_an_empty_transcript_marked_as_silence(open_house: OpenHouse) -> None:
-    answers = open_house().both(recordings.silence())
+def test_digital_silence_is_an_empty_transcript_marked_as_silence(start_server: OpenHouse) -> None:
+    answers = start_server().both(recordings.silence())
     assert_transcribed(answers, 3)
     for answer in answers:
         assert answer.response.transcript == ""

@@ -8,14 +8,14 @@ from typing import Any
 import grpc
 import pytest
 
-from api.grpc.transcription_server import BROKEN_DOWN, END_S
+from api.grpc.transcription_server import EXIT_UNHEALTHY, SHUTDOWN_MARGIN_S
 from ml.engine import scheduler as batching
 from ml.engine.engine import Engine
 from services.transcription.implementations import BorealisTranscriptionService, borealis_service
 from tests.faults.conftest import OpenHouse
-from tests.support.harness import PATIENCE_S, Health, House, assert_refused
+from tests.support.harness import PATIENCE_S, Health, ServerHarness, assert_refused
 from tests.support.marks import row
-from tests.support.scripted_model import DIE, HANG, POISON, STICKY, Talker, spoken, text
+from tests.support.scripted_model import DIE, HANG, POISON, STICKY, ScriptedModel, spoken, text
 from tests.support.server_process import served
 
 Code = grpc.StatusCode
@@ -23,25 +23,25 @@ EXIT_S = 20  # at most, from the fault to the end of the process; on a busy mach
 
 
 @pytest.fixture
-def model() -> Talker:
-    return Talker()
+def model() -> ScriptedModel:
+    return ScriptedModel()
 
 
 @pytest.fixture
-def house(open_house: OpenHouse, model: Talker, monkeypatch: pytest.MonkeyPatch) -> House:
+def house(start_server: OpenHouse, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch) -> ServerHarness:
     """The real implementation and engine around a fake model, which encodes up to five chunks together."""
-    monkeypatch.setitem(batching.STEPS_BETWEEN_GROUPS, "cpu", 0)
-    monkeypatch.setattr(batching, "ENCODER_GROUP", {"cpu": 5})
+    monkeypatch.setitem(batching.STEPS_BETWEEN_BATCHES, "cpu", 0)
+    monkeypatch.setattr(batching, "ENCODER_BATCH", {"cpu": 5})
 
     def load_engine(options: object) -> Engine:
         model.engine = Engine(model, slots=8)
         return model.engine
 
     monkeypatch.setattr(borealis_service, "load_engine", load_engine)
-    return open_house(BorealisTranscriptionService(), control=spoken(7), server_max_workers=8)
+    return start_server(BorealisTranscriptionService(), control=spoken(7), server_max_workers=8)
 
 
-def begin_together(house: House, model: Talker, *numbers: int, length: int = 3) -> list[Any]:
+def begin_together(house: ServerHarness, model: ScriptedModel, *numbers: int, length: int = 3) -> list[Any]:
     """Calls whose chunks wait for the engine together; it is held at another one, number 1, before them."""
     model.hold()
     calls = [house.begin(spoken(1))]
@@ -58,7 +58,9 @@ def assert_says(call: Any, number: int, length: int = 3) -> None:
 
 
 @row(30)
-def test_a_call_cancelled_in_the_queue_is_never_recognised_and_its_mates_are(house: House, model: Talker) -> None:
+def test_a_call_cancelled_in_the_queue_is_never_recognised_and_its_mates_are(
+    house: ServerHarness, model: ScriptedModel
+) -> None:
     calls = begin_together(house, model, 2, 3, 4)
     calls[2].cancel()
     time.sleep(0.3)
@@ -70,7 +72,9 @@ def test_a_call_cancelled_in_the_queue_is_never_recognised_and_its_mates_are(hou
 
 
 @row(30)
-def test_a_call_cancelled_in_a_batch_leaves_it_and_its_mates_are_right(house: House, model: Talker) -> None:
+def test_a_call_cancelled_in_a_batch_leaves_it_and_its_mates_are_right(
+    house: ServerHarness, model: ScriptedModel
+) -> None:
     recognised = model.engine.work.chunks
     calls = begin_together(house, model, 2, 3, 4, length=30)
     steps = len(model.asked("step"))
@@ -91,7 +95,7 @@ def test_a_call_cancelled_in_a_batch_leaves_it_and_its_mates_are_right(house: Ho
 
 
 @row(31)
-def test_a_deadline_evicts_what_waits_for_the_engine(house: House, model: Talker) -> None:
+def test_a_deadline_evicts_what_waits_for_the_engine(house: ServerHarness, model: ScriptedModel) -> None:
     calls = begin_together(house, model, 2)
     late = house.begin(spoken(3), timeout_s=0.5)
     started_s = time.monotonic()
@@ -108,7 +112,7 @@ def test_a_deadline_evicts_what_waits_for_the_engine(house: House, model: Talker
 @row(39)
 @pytest.mark.parametrize("stage", ["encode", "prefill", "step", "decode"])
 def test_one_poisoned_recording_in_a_batch_fails_and_its_mates_are_right(
-    house: House, model: Talker, stage: str
+    house: ServerHarness, model: ScriptedModel, stage: str
 ) -> None:
     model.poisoned = stage
     calls = begin_together(house, model, 2, POISON, 4, length=9)
@@ -123,7 +127,7 @@ def test_one_poisoned_recording_in_a_batch_fails_and_its_mates_are_right(
 
 
 @row(40)
-def test_a_batch_too_large_for_the_memory_is_halved_and_all_succeed(house: House, model: Talker) -> None:
+def test_a_batch_too_large_for_the_memory_is_halved_and_all_succeed(house: ServerHarness, model: ScriptedModel) -> None:
     calls = begin_together(house, model, 2, 3, 4, 5)
     model.largest_group = 1
     model.gate.set()
@@ -133,7 +137,7 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_all_succeed(house: House
 
 
 @row(41)
-def test_a_recording_too_large_for_the_memory_by_itself_is_refused(house: House, model: Talker) -> None:
+def test_a_recording_too_large_for_the_memory_by_itself_is_refused(house: ServerHarness, model: ScriptedModel) -> None:
     model.largest_group = 0
     assert_refused(house.both(spoken(2)), "RECOGNITION_FAILED")
     model.largest_group = 10
@@ -186,6 +190,6 @@ def test_an_engine_that_hangs_does_not_keep_a_stopping_server_from_ending() -> N
         call = server.begin(spoken(HANG))
         time.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
-        code, waited_s = server.wait(1 + END_S + EXIT_S)
-        assert code == BROKEN_DOWN and waited_s > 1
+        code, waited_s = server.wait(1 + SHUTDOWN_MARGIN_S + EXIT_S)
+        assert code == EXIT_UNHEALTHY and waited_s > 1
         assert call.code() in (Code.UNAVAILABLE, Code.CANCELLED)

@@ -15,26 +15,26 @@ from generated.v1 import transcription_pb2
 from tests.faults.conftest import OpenHouse
 from tests.support import process_stats as belongings
 from tests.support import recordings
-from tests.support.harness import PATIENCE_S, SERVICE_NAME, Health, House, assert_transcribed
+from tests.support.harness import PATIENCE_S, SERVICE_NAME, Health, ServerHarness, assert_transcribed
 from tests.support.marks import row
-from tests.support.raw_http2 import DeafCall, HalfCall
+from tests.support.raw_http2 import HalfCall, NonReadingCall
 
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 Code = grpc.StatusCode
 
 
-def watch(house: House, service: str = SERVICE_NAME) -> Any:
+def watch(house: ServerHarness, service: str = SERVICE_NAME) -> Any:
     return health_pb2_grpc.HealthStub(house.channel).Watch(health_pb2.HealthCheckRequest(service=service), timeout=60)
 
 
 @row(28)
 @pytest.mark.parametrize("method", [CHECK, WATCH])
 def test_half_sent_health_checks_do_not_keep_health_from_answering(
-    open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch, method: str
+    start_server: OpenHouse, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     monkeypatch.setattr(beside, "PATIENCE_S", 0.5)
-    house = open_house()
+    house = start_server()
     with ExitStack() as halves:
         for _ in range(2 * beside.HEALTH_WORKERS):
             halves.enter_context(HalfCall(house.server.port, method))
@@ -43,14 +43,14 @@ def test_half_sent_health_checks_do_not_keep_health_from_answering(
 
 
 def test_watchers_who_take_nothing_do_not_keep_health_from_answering_and_changing(
-    open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch
+    start_server: OpenHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(beside, "PATIENCE_S", 0.5)
-    house = open_house()
+    house = start_server()
     message = health_pb2.HealthCheckRequest(service=SERVICE_NAME).SerializeToString()
     with ExitStack() as deaf:
         for _ in range(2 * beside.HEALTH_WORKERS):
-            deaf.enter_context(DeafCall(house.server.port, WATCH, message))
+            deaf.enter_context(NonReadingCall(house.server.port, WATCH, message))
         time.sleep(0.3)
         updates = watch(house)
         assert house.health() == next(updates).status == Health.SERVING
@@ -61,8 +61,8 @@ def test_watchers_who_take_nothing_do_not_keep_health_from_answering_and_changin
         updates.cancel()
 
 
-def test_nothing_is_kept_of_those_who_watched(open_house: OpenHouse) -> None:
-    house = open_house()
+def test_nothing_is_kept_of_those_who_watched(start_server: OpenHouse) -> None:
+    house = start_server()
     for number in range(20):
         updates = watch(house, f"a service of no server, {number}")
         assert next(updates).status == Health.SERVICE_UNKNOWN
@@ -70,9 +70,9 @@ def test_nothing_is_kept_of_those_who_watched(open_house: OpenHouse) -> None:
     belongings.assert_settles(lambda: house.server._health._watchers)
 
 
-def test_no_more_than_so_many_may_watch(open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_than_so_many_may_watch(start_server: OpenHouse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beside, "MAX_WATCHERS", 2)
-    house = open_house()
+    house = start_server()
     watching = [watch(house), watch(house, "unknown")]
     for updates in watching:
         next(updates)
@@ -88,18 +88,18 @@ def test_no_more_than_so_many_may_watch(open_house: OpenHouse, monkeypatch: pyte
         updates.cancel()
 
 
-def test_a_check_of_an_unknown_service_finds_nothing(open_house: OpenHouse) -> None:
-    house = open_house()
+def test_a_check_of_an_unknown_service_finds_nothing(start_server: OpenHouse) -> None:
+    house = start_server()
     with pytest.raises(grpc.RpcError) as refusal:
         health_pb2_grpc.HealthStub(house.channel).Check(health_pb2.HealthCheckRequest(service="other"), timeout=5)
     assert refusal.value.code() is Code.NOT_FOUND
 
 
 def test_open_reflection_streams_hold_no_worker_and_are_ended(
-    open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch
+    start_server: OpenHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(beside, "PATIENCE_S", 0.5)
-    house = open_house(server_reflection=True, server_max_workers=1)
+    house = start_server(server_reflection=True, server_max_workers=1)
     with ExitStack() as halves:
         for _ in range(2 * beside.REFLECTION_WORKERS):
             halves.enter_context(HalfCall(house.server.port, REFLECTION))
@@ -110,10 +110,10 @@ def test_open_reflection_streams_hold_no_worker_and_are_ended(
         assert SERVICE_NAME in [service.name for service in answer.list_services_response.service]
 
 
-def test_a_caller_who_takes_nothing_of_the_answer_frees_its_worker(open_house: OpenHouse) -> None:
-    house = open_house(stream_idle_timeout_s=0.5, server_max_workers=1)
+def test_a_caller_who_takes_nothing_of_the_answer_frees_its_worker(start_server: OpenHouse) -> None:
+    house = start_server(stream_idle_timeout_s=0.5, server_max_workers=1)
     message = transcription_pb2.AudioChunk(chunk_data=recordings.control(), filename="a.wav").SerializeToString()
-    with DeafCall(house.server.port, f"/{SERVICE_NAME}/TranscribeAudioIncremental", message):
+    with NonReadingCall(house.server.port, f"/{SERVICE_NAME}/TranscribeAudioIncremental", message):
         time.sleep(0.3)
         started_s = time.monotonic()
         assert_transcribed([house.ask(recordings.control())], recordings.CONTROL_S)  # on the same worker
@@ -121,16 +121,18 @@ def test_a_caller_who_takes_nothing_of_the_answer_frees_its_worker(open_house: O
 
 
 def test_calls_beyond_all_bounds_are_refused_and_the_server_works_on(
-    open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch
+    start_server: OpenHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(beside, "PATIENCE_S", 2)
-    monkeypatch.setattr(server, "BESIDE", 50)
-    house = open_house(server_max_workers=1, server_max_waiting=1)
+    monkeypatch.setattr(server, "RPC_HEADROOM", 50)
+    house = start_server(server_max_workers=1, server_max_waiting=1)
     with HalfCall(house.server.port, CHECK) as halves:
         for number in range(1, 150):
             halves.begin(2 * number + 1)
         # Asked sooner, it would stand in line behind them.
-        belongings.assert_settles(lambda: house.server._server._state.active_rpc_count, wanted=1 + 1 + server.BESIDE)
+        belongings.assert_settles(
+            lambda: house.server._server._state.active_rpc_count, wanted=1 + 1 + server.RPC_HEADROOM
+        )
         with pytest.raises(grpc.RpcError) as refusal:
             house.health()
         assert refusal.value.code() is Code.RESOURCE_EXHAUSTED

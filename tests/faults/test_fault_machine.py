@@ -27,8 +27,8 @@ from tests.support import audio as media
 from tests.support import process_stats as belongings
 from tests.support import recordings
 from tests.support.checkpoints import build_hand_made, save_upstream
-from tests.support.fault_services import Reciter, Watched
-from tests.support.harness import PATIENCE_S, Health, House, assert_refused, assert_transcribed, pieces
+from tests.support.fault_services import NumberingService, Watched
+from tests.support.harness import PATIENCE_S, Health, ServerHarness, assert_refused, assert_transcribed, pieces
 from tests.support.marks import row
 from tests.support.processes import run
 from tests.support.raw_http2 import HalfCall
@@ -96,7 +96,7 @@ def test_the_end_after_sigterm_is_bounded_by_the_grace() -> None:
         assert all(call.code() in (Code.UNAVAILABLE, Code.CANCELLED) for call in calls)
 
 
-def at_first_chunk(house: House, strike: Callable[[int], None]) -> None:
+def at_first_chunk(house: ServerHarness, strike: Callable[[int], None]) -> None:
     """Does something to the one decoder that runs as soon as a chunk has come out of it."""
     service = house.service
     assert isinstance(service, Watched)
@@ -113,9 +113,9 @@ def at_first_chunk(house: House, strike: Callable[[int], None]) -> None:
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSEGV])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_decoder_killed_fails_its_own_request_only(
-    open_house: OpenHouse, blow: signal.Signals, streamed: bool
+    start_server: OpenHouse, blow: signal.Signals, streamed: bool
 ) -> None:
-    house = open_house(model_chunk_duration=1)
+    house = start_server(model_chunk_duration=1)
     audio_bytes = media.wav(media.voice(100, sample_rate=8000), 8000)
     at_first_chunk(house, lambda decoder: os.kill(decoder, blow))
     answer = house.stream(pieces(audio_bytes, filename="a.wav")) if streamed else house.ask(audio_bytes)
@@ -123,9 +123,9 @@ def test_a_decoder_killed_fails_its_own_request_only(
 
 
 @row(35)
-def test_a_decoder_killed_does_not_touch_the_requests_beside_it(open_house: OpenHouse) -> None:
-    service, may_go_on = Reciter(), threading.Event()
-    house = open_house(service, model_chunk_duration=1)
+def test_a_decoder_killed_does_not_touch_the_requests_beside_it(start_server: OpenHouse) -> None:
+    service, may_go_on = NumberingService(), threading.Event()
+    house = start_server(service, model_chunk_duration=1)
     decoders: list[int] = []
 
     def note(number: int) -> None:
@@ -147,8 +147,8 @@ def test_a_decoder_killed_does_not_touch_the_requests_beside_it(open_house: Open
 
 @row(36)
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_decoder_stopped_ends_at_its_time_limit(open_house: OpenHouse, streamed: bool) -> None:
-    house = open_house(model_chunk_duration=1, audio_decode_timeout_s=1)
+def test_a_decoder_stopped_ends_at_its_time_limit(start_server: OpenHouse, streamed: bool) -> None:
+    house = start_server(model_chunk_duration=1, audio_decode_timeout_s=1)
     audio_bytes = media.wav(media.voice(100, sample_rate=8000), 8000)
     at_first_chunk(house, lambda decoder: os.kill(decoder, signal.SIGSTOP))
     started_s = time.monotonic()
@@ -198,9 +198,9 @@ def no_file_at_all(**options: Any) -> BinaryIO:
 @row(38)
 @pytest.mark.parametrize("disk", [full_disk, no_file_at_all])
 def test_without_space_for_the_spool_there_is_a_promised_error(
-    open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch, disk: Callable[..., BinaryIO]
+    start_server: OpenHouse, monkeypatch: pytest.MonkeyPatch, disk: Callable[..., BinaryIO]
 ) -> None:
-    house = open_house()
+    house = start_server()
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "TemporaryFile", disk)
         for call in (
@@ -227,9 +227,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @row(38)
 @pytest.mark.slow
 def test_a_disk_that_fills_up_is_free_again_afterwards(
-    open_house: OpenHouse, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    start_server: OpenHouse, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = open_house()
+    house = start_server()
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(small_disk))
         for _ in range(3):

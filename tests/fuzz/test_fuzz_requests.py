@@ -14,7 +14,7 @@ from ml.errors import AudioError
 from ml.pipeline.pipeline import Pipeline
 from services.transcription.admission import Admission
 from services.transcription.errors import RequestError
-from services.transcription.spool import MAX_LOGGED_NAME, SUPPORTED_FORMATS, Description
+from services.transcription.spool import MAX_LOGGED_NAME, SUPPORTED_FORMATS, AudioInfo
 from services.transcription.transcriber import Call, Transcriber
 from tests.fuzz.mutations import SEEDS, damaged, seed
 from tests.support import audio as media
@@ -42,7 +42,7 @@ endings = st.sampled_from((*SUPPORTED_FORMATS, "WAV", "exe", "wav ", "wav\n"))
 names = st.text(max_size=60) | st.sampled_from(_hostile) | st.builds("{}.{}".format, st.text(), endings)
 formats = st.text(max_size=20) | st.sampled_from((*SUPPORTED_FORMATS, "pcm", " PCM ", "MP3", "wav\0"))
 rates = st.integers(-(2**31), 2**31 - 1) | st.sampled_from((0, 1000, 8000, 16_000, 384_000))
-descriptions = st.builds(Description, names, formats, rates)
+descriptions = st.builds(AudioInfo, names, formats, rates)
 
 
 def recognise(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
@@ -55,9 +55,9 @@ DECODER = AudioDecoder(find_ffmpeg(), max_duration_s=30, timeout_s=20)
 
 @WORDS
 @given(descriptions)
-@example(Description("a.wav" + "x" * 10_000, "wav", 0))
-@example(Description("\ud800.wav", "", 0))
-def test_a_description_is_taken_or_refused_and_shown_on_one_short_line(description: Description) -> None:
+@example(AudioInfo("a.wav" + "x" * 10_000, "wav", 0))
+@example(AudioInfo("\ud800.wav", "", 0))
+def test_a_description_is_taken_or_refused_and_shown_on_one_short_line(description: AudioInfo) -> None:
     try:
         description.check()
         event("taken")
@@ -68,7 +68,7 @@ def test_a_description_is_taken_or_refused_and_shown_on_one_short_line(descripti
         assert len(shown) <= MAX_LOGGED_NAME and (shown == "" or shown.isprintable())
 
 
-def transcribe(description: Description, audio_bytes: bytes, piece_bytes: int) -> None:
+def transcribe(description: AudioInfo, audio_bytes: bytes, piece_bytes: int) -> None:
     """Sends a recording through the service below the wire, whole and in pieces: both come to the same."""
     logged: list[str] = []
     transcriber = Transcriber(
@@ -92,7 +92,7 @@ def transcribe(description: Description, audio_bytes: bytes, piece_bytes: int) -
 @QUICK
 @given(descriptions, st.sampled_from(SEEDS).map(seed) | damaged(), st.sampled_from(PIECE_SIZES[2:]))
 def test_any_request_ends_in_a_transcript_or_in_an_audio_error(
-    description: Description, audio_bytes: bytes, piece_bytes: int
+    description: AudioInfo, audio_bytes: bytes, piece_bytes: int
 ) -> None:
     transcribe(description, audio_bytes, piece_bytes)
 
@@ -102,6 +102,6 @@ def test_any_request_ends_in_a_transcript_or_in_an_audio_error(
 @LONG
 @given(descriptions, damaged(), st.sampled_from(PIECE_SIZES))
 def test_many_more_requests_end_in_a_transcript_or_in_an_audio_error(
-    description: Description, audio_bytes: bytes, piece_bytes: int
+    description: AudioInfo, audio_bytes: bytes, piece_bytes: int
 ) -> None:
     transcribe(description, audio_bytes, piece_bytes)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from generated.v1 import transcription_pb2
 from ml.audio.splitter import Chunk
-from ml.audio.vad import may_hold_speech
+from ml.audio.vad import has_speech
 from ml.pipeline.pipeline import Pipeline
 from ml.transcript import Status
 from tests.conftest import FakeService, Serve
@@ -98,8 +98,8 @@ def test_silence_is_a_success_and_never_reaches_the_model(serve: Serve) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_steady_noise_is_no_speech_at_any_level(seed: int) -> None:
     noise = np.random.default_rng(seed).normal(0, 1, 30 * RATE).astype(np.float32)
-    assert not any(may_hold_speech((level * noise).astype(np.float32)) for level in (1e-5, 1e-3, 0.05, 0.2))
-    assert not may_hold_speech(np.full(30 * RATE, 0.25, np.float32))  # a constant offset
+    assert not any(has_speech((level * noise).astype(np.float32)) for level in (1e-5, 1e-3, 0.05, 0.2))
+    assert not has_speech(np.full(30 * RATE, 0.25, np.float32))  # a constant offset
 
 
 @pytest.mark.parametrize("snr_db", [20, 5, 0])
@@ -107,18 +107,18 @@ def test_speech_in_noise_is_kept(snr_db: float) -> None:
     speech = np.concatenate([np.zeros(RATE, np.float32), voice(2), np.zeros(RATE, np.float32)])
     noise = np.random.default_rng(1).normal(0, 1, len(speech)).astype(np.float32)
     noise *= np.sqrt(np.mean(voice(2) ** 2)) / 10 ** (snr_db / 20)
-    assert may_hold_speech(speech + noise)
-    assert may_hold_speech((0.003 * (speech + noise)).astype(np.float32))
+    assert has_speech(speech + noise)
+    assert has_speech((0.003 * (speech + noise)).astype(np.float32))
 
 
 @pytest.mark.parametrize("word_s", [0.1, 0.25, 0.5])
 @pytest.mark.parametrize("noise", [0.0, 1e-4, 0.01])
 def test_one_word_in_a_long_silence_is_kept(word_s: float, noise: float) -> None:
     waveform = np.random.default_rng(0).normal(0, noise, 30 * RATE).astype(np.float32)
-    assert not may_hold_speech(waveform)
+    assert not has_speech(waveform)
     word = voice(word_s)
     waveform[RATE * 20 : RATE * 20 + len(word)] += word
-    assert may_hold_speech(waveform)
+    assert has_speech(waveform)
 
 
 def test_updates_bring_segments_in_order_then_the_response(serve: Serve) -> None:

@@ -49,13 +49,13 @@ def fake() -> FakeModel:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A group may be let in before every step, as on CUDA; a group is one chunk, as on the CPU."""
-    monkeypatch.setitem(batching.STEPS_BETWEEN_GROUPS, "cpu", 0)
+    monkeypatch.setitem(batching.STEPS_BETWEEN_BATCHES, "cpu", 0)
 
 
 @pytest.fixture
 def in_groups(monkeypatch: pytest.MonkeyPatch, unhurried: None) -> None:
     """Up to five chunks are encoded together, as on CUDA."""
-    monkeypatch.setattr(batching, "ENCODER_GROUP", {"cpu": 5})
+    monkeypatch.setattr(batching, "ENCODER_BATCH", {"cpu": 5})
 
 
 @pytest.fixture(params=["at once", "late"])

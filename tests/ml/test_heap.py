@@ -15,7 +15,7 @@ ALLOCATING = """
 import ctypes, sys, threading
 from ml import heap
 if "shared" in sys.argv:
-    heap.settle_heap()
+    heap.tune_malloc()
 libc, all_there = ctypes.CDLL(None), threading.Barrier(8)
 libc.malloc.restype = ctypes.c_void_p
 def allocate():
@@ -55,9 +55,9 @@ def test_memory_once_freed_is_not_fetched_from_the_system_again() -> None:
     code = """
 import resource, sys
 import numpy as np
-from ml.heap import settle_heap
+from ml.heap import tune_malloc
 if "settled" in sys.argv:
-    settle_heap()
+    tune_malloc()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for pages in range(1000, 2000, 50):
     np.ones(4096 * pages, np.uint8)

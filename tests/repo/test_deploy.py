@@ -47,7 +47,7 @@ def load(path: Path) -> Any:
 def metric_families() -> tuple[Metric, ...]:
     """Everything that /metrics can carry, the figures of an engine and of a cluster included."""
     with Engine(FakeModel(), slots=4) as engine:
-        return tuple(Metrics(lambda: {**engine.figures(), **dict.fromkeys(FRONT_FIGURES, 0.0)}).registry.collect())
+        return tuple(Metrics(lambda: {**engine.gauges(), **dict.fromkeys(FRONT_FIGURES, 0.0)}).registry.collect())
 
 
 def exposed_metrics() -> set[str]:
@@ -222,7 +222,7 @@ def test_example_of_the_units_environment_holds_known_settings_of_allowed_values
 
 
 def instructions() -> list[list[str]]:
-    """The Dockerfile's instructions as words, continued lines joined."""
+    """The Dockerfile's instructions as words, continue_text lines joined."""
     text = re.sub(r"^#.*\n", "", DOCKERFILE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return [line.split() for line in text.replace("\\\n", " ").splitlines() if line.strip()]
 

@@ -10,7 +10,7 @@ import pytest
 
 from services.transcription.admission import Admission
 from services.transcription.errors import OverloadedError, UnsupportedFormatError
-from services.transcription.spool import MAX_LOGGED_NAME, Description
+from services.transcription.spool import MAX_LOGGED_NAME, AudioInfo
 
 LONG = 20_000_000  # characters; a message may hold ten times as many
 
@@ -20,7 +20,7 @@ LONG_TEXTS = {"letters": "a" * LONG, "folders": "a/" * (LONG // 2), "nothing to 
 @pytest.mark.parametrize("name", LONG_TEXTS)
 @pytest.mark.parametrize("field", ["filename", "format"])
 def test_a_text_of_millions_of_characters_costs_no_more_than_a_short_one(name: str, field: str) -> None:
-    description = Description(**{"filename": "a", "format": "", "sample_rate": 0, field: LONG_TEXTS[name]})
+    description = AudioInfo(**{"filename": "a", "format": "", "sample_rate": 0, field: LONG_TEXTS[name]})
     tracemalloc.start()
     started_s = time.process_time()
     with pytest.raises(UnsupportedFormatError):
@@ -33,7 +33,7 @@ def test_a_text_of_millions_of_characters_costs_no_more_than_a_short_one(name: s
 
 
 def test_the_ending_of_a_long_name_counts() -> None:
-    Description("папка/" * 100_000 + "запись.MP3 ", "", 0).check()
+    AudioInfo("папка/" * 100_000 + "запись.MP3 ", "", 0).check()
 
 
 class Piece(bytes):

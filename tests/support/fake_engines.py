@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import ray
 
-from ml.cluster.replica import Recipe
+from ml.cluster.replica import ReplicaSpec
 from ml.errors import EngineStoppedError, RecognitionError
 from ml.types import Waveform
 
@@ -29,15 +29,15 @@ class SleepingEngine:
         self._counts = {"engine_chunks": 0, "engine_stopped": 0, "engine_cancelled": 0, "engine_steps": 0}
         self._inside = self._stepped = 0
         self.is_alive = True
-        self.silent_s = 0.0
+        self.busy_without_progress_s = 0.0
         self._node = ray.get_runtime_context().get_node_id()[:12]  # short, or it would be more than anybody says
 
-    def submit(self, waveform: Waveform, owner: Hashable = None, sampled: bool = False) -> "Future[str]":
+    def submit(self, waveform: Waveform, recording_id: Hashable = None, sampled: bool = False) -> "Future[str]":
         future: Future[str] = Future()
         threading.Thread(target=self._recognise, args=(waveform, future), daemon=True).start()
         return future
 
-    def figures(self) -> dict[str, float]:
+    def gauges(self) -> dict[str, float]:
         return {**self._counts, "engine_stepped_rows": self._stepped, "slots_occupied": self._inside}
 
     def close(self) -> None:
@@ -76,9 +76,9 @@ class SleepingEngine:
         return self._counts["engine_stopped"] == 1
 
 
-def recipe(delay_s: float = 0.1, slots: int = 8, version: str = "1") -> Recipe:
+def recipe(delay_s: float = 0.1, slots: int = 8, version: str = "1") -> ReplicaSpec:
     """Replicas around a SleepingEngine; `version` is their model's revision as well."""
-    return Recipe(partial(SleepingEngine, delay_s, slots), ("sleeping", version), f"{delay_s} {version}", 120.0)
+    return ReplicaSpec(partial(SleepingEngine, delay_s, slots), ("sleeping", version), f"{delay_s} {version}", 120.0)
 
 
 def chunk(seconds: float = 1.0, first: float = 0.0) -> Waveform:

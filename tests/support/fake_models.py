@@ -166,7 +166,7 @@ def busy_engine(fake: FakeModel, slots: int = 4, queue_capacity: int = 64) -> It
     """An engine whose thread is held at a first chunk, number 0 and of one token, until `fake.gate` is set."""
     fake.gate.clear()
     with Engine(fake, slots, queue_capacity) as engine:
-        engine.submit(chunk(0, 1), owner="the first")
+        engine.submit(chunk(0, 1), recording_id="the first")
         assert fake.at_work.wait(PATIENCE_S)
         try:
             yield engine

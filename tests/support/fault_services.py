@@ -21,7 +21,7 @@ class Watched:
         self.recognised += 1
 
 
-class Reciter(Watched, TranscriptionServiceBase):
+class NumberingService(Watched, TranscriptionServiceBase):
     """Answers each chunk with its number within its recording; `at_chunk` hears of it first."""
 
     def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:

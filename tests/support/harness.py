@@ -36,7 +36,7 @@ def pieces(audio_bytes: bytes, piece_bytes: int = 4096, **first: Any) -> Iterato
         yield transcription_pb2.AudioChunk(chunk_data=audio_bytes[start : start + piece_bytes], **described)
 
 
-class House:
+class ServerHarness:
     """One server and one client. `control` is a recording that it must always be able to transcribe."""
 
     def __init__(self, service: ITranscriptionService, control: bytes, **settings: Any) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from ml.audio.splitter import Chunk
 from ml.cluster.client import ClusterOptions
-from ml.cluster.replica import Recipe
+from ml.cluster.replica import ReplicaSpec
 from resources.config import Settings
 from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from tests.support.fake_engines import recipe
@@ -13,9 +13,9 @@ from tests.support.fault_services import Watched
 
 
 class ReciterOverRay(Watched, BorealisRayTranscriptionService):
-    """As Reciter, but that `at_chunk` hears of a chunk when its text is back."""
+    """As NumberingService, but that `at_chunk` hears of a chunk when its text is back."""
 
-    def recipe(self, settings: Settings, options: ClusterOptions) -> Recipe:
+    def recipe(self, settings: Settings, options: ClusterOptions) -> ReplicaSpec:
         return recipe(delay_s=0.0)
 
     def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:

@@ -12,12 +12,12 @@ from types import ModuleType
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as start.py does, before anything loads grpc
 
 from ml.audio.splitter import Chunk
-from tests.support.fault_services import Reciter
+from tests.support.fault_services import NumberingService
 
 CHUNK_S = 1.5  # how long the slow one takes
 
 
-class Slow(Reciter):
+class Slow(NumberingService):
     """Takes its time over each chunk, unless it is not wanted any more."""
 
     def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
@@ -44,25 +44,27 @@ def main(arguments: list[str]) -> int:
     from api.grpc import transcription_server as server
 
     known = server.AVAILABLE_IMPLEMENTATIONS
-    known.update(reciter=Reciter, slow=Slow, stuck=Stuck, engine=known["borealis"])
+    known.update(reciter=NumberingService, slow=Slow, stuck=Stuck, engine=known["borealis"])
     return server.main(arguments)
 
 
 def _leave_the_model_out() -> None:
     """What the model needs takes seconds and hundreds of megabytes to load."""
     implementations = ModuleType("services.transcription.implementations")
-    vars(implementations).update(BorealisTranscriptionService=Reciter, __all__=["BorealisTranscriptionService"])
+    vars(implementations).update(
+        BorealisTranscriptionService=NumberingService, __all__=["BorealisTranscriptionService"]
+    )
     over_ray = ModuleType("services.transcription.implementations.borealis_ray_service")
-    vars(over_ray).update(BorealisRayTranscriptionService=Reciter)
+    vars(over_ray).update(BorealisRayTranscriptionService=NumberingService)
     sys.modules.update({module.__name__: module for module in (implementations, over_ray)})
 
 
 def _put_the_fake_model_in() -> None:
     from ml.engine.engine import Engine
     from services.transcription.implementations import borealis_service
-    from tests.support.scripted_model import Talker
+    from tests.support.scripted_model import ScriptedModel
 
-    borealis_service.load_engine = lambda options: Engine(Talker(), slots=4)
+    borealis_service.load_engine = lambda options: Engine(ScriptedModel(), slots=4)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ class HalfCall(RawCall):
         super().__init__(port, method, struct.pack(">BI", 0, claimed_bytes) + b"half")
 
 
-class DeafCall(RawCall):
+class NonReadingCall(RawCall):
     """A whole call whose caller takes nothing of the answer."""
 
     def __init__(self, port: int, method: str, *messages: bytes) -> None:

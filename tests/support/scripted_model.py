@@ -13,7 +13,7 @@ from tests.support.fake_models import POISON, FakeModel, text
 STICKY, HANG, DIE = 700, 701, 702  # numbers of recordings that break the engine, not themselves
 _FULL_SCALE = 32_768
 
-__all__ = ["DIE", "HANG", "POISON", "STICKY", "Talker", "spoken", "text"]
+__all__ = ["DIE", "HANG", "POISON", "STICKY", "ScriptedModel", "spoken", "text"]
 
 
 def spoken(number: int, length: int = 3, duration_s: float = 0.5) -> bytes:
@@ -23,7 +23,7 @@ def spoken(number: int, length: int = 3, duration_s: float = 0.5) -> bytes:
     return media.wav(np.asarray(samples / 32_767, np.float32))
 
 
-class Talker(FakeModel):
+class ScriptedModel(FakeModel):
     """FakeModel for recordings that have come over the wire. STICKY breaks the device for good."""
 
     engine: Engine  # whoever runs it

@@ -14,8 +14,8 @@ from services.transcription.base_service import TranscriptionServiceBase
 from services.transcription.implementations.borealis_service import model_options
 
 if TYPE_CHECKING:
-    from ml.cluster.client import ClusterOptions, Front
-    from ml.cluster.replica import Recipe
+    from ml.cluster.client import ClusterClient, ClusterOptions
+    from ml.cluster.replica import ReplicaSpec
 
 
 class BorealisRayTranscriptionService(TranscriptionServiceBase, transcription_pb2_grpc.TranscriptionServiceServicer):
@@ -23,7 +23,7 @@ class BorealisRayTranscriptionService(TranscriptionServiceBase, transcription_pb
 
     def __init__(self) -> None:
         super().__init__()
-        self._front: Front | None = None
+        self._front: ClusterClient | None = None
         self._joined = ExitStack()
 
     def start(self, settings: Settings) -> None:
@@ -40,11 +40,11 @@ class BorealisRayTranscriptionService(TranscriptionServiceBase, transcription_pb
         self._recognise = recognise_with(self._front.engine, options.window)
         self._recognise_sampled = recognise_with(self._front.engine, options.window, sampled=True)
 
-    def recipe(self, settings: Settings, options: "ClusterOptions") -> "Recipe":
+    def recipe(self, settings: Settings, options: "ClusterOptions") -> "ReplicaSpec":
         """What the replicas are made of."""
-        from ml.cluster.app import recipe_of
+        from ml.cluster.app import replica_spec
 
-        return recipe_of(model_options(settings), options)
+        return replica_spec(model_options(settings), options)
 
     def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
         """See the base class."""
@@ -79,9 +79,9 @@ class BorealisRayTranscriptionService(TranscriptionServiceBase, transcription_pb
         """See the base class."""
         return self._front.engine.queued_audio_s if self._front else 0.0
 
-    def figures(self) -> Mapping[str, float]:
+    def gauges(self) -> Mapping[str, float]:
         """See the interface."""
-        return self._front.engine.figures() if self._front else {}
+        return self._front.engine.gauges() if self._front else {}
 
     def stop(self) -> None:
         """Leaves the cluster; one that was started here ends."""

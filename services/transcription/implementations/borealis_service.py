@@ -50,7 +50,9 @@ class BorealisTranscriptionService(TranscriptionServiceBase, transcription_pb2_g
 
     def is_alive(self) -> bool:
         """Whether the engine's thread runs and is not stuck."""
-        return bool(self._engine and self._engine.is_alive and self._engine.silent_s < self._watchdog_timeout_s)
+        return bool(
+            self._engine and self._engine.is_alive and self._engine.busy_without_progress_s < self._watchdog_timeout_s
+        )
 
     def abandon(self) -> None:
         """See the interface."""
@@ -61,9 +63,9 @@ class BorealisTranscriptionService(TranscriptionServiceBase, transcription_pb2_g
         """See the base class."""
         return self._engine.queued_audio_s if self._engine else 0.0
 
-    def figures(self) -> Mapping[str, float]:
+    def gauges(self) -> Mapping[str, float]:
         """See the interface."""
-        return self._engine.figures() if self._engine else {}
+        return self._engine.gauges() if self._engine else {}
 
     def stop(self) -> None:
         """Ends the engine's thread and frees the device."""

@@ -199,7 +199,7 @@ def test_neither_seating_nor_a_step_makes_the_host_wait(
     while slots.occupied:
         slots.step()
         ended += slots.ended()
-    assert {seat.owner: seat.tokens for seat in ended} == dict(enumerate(on_gpu.tokens[:5]))
+    assert {seat.recording_id: seat.tokens for seat in ended} == dict(enumerate(on_gpu.tokens[:5]))
 
 
 def test_the_host_runs_ahead_of_the_device(graphed: GraphedDecoder, on_gpu: Alone) -> None:
@@ -222,7 +222,7 @@ def test_the_engine_on_the_gpu_says_of_each_chunk_what_is_said_of_it_alone(on_gp
     with Engine(NumberedChunks(on_gpu), slots) as engine:
         for seed in range(2):
             order = random.Random(seed).sample(range(CHUNKS), CHUNKS)
-            futures = [engine.submit(numbered_chunk(index), owner=index % 3) for index in order]
+            futures = [engine.submit(numbered_chunk(index), recording_id=index % 3) for index in order]
             assert texts_of(futures) == [ids_as_text(on_gpu.tokens[index]) for index in order]
 
 

@@ -11,18 +11,18 @@ from ml.borealis import kernels as products
 from ml.borealis.checkpoint import Checkpoint
 from ml.borealis.config import GenerationOptions
 from ml.borealis.encoder import CpuEncoder, make_encoder
-from ml.borealis.kernels import OneDnnProducts, Products, QuickestProducts, TorchProducts
+from ml.borealis.kernels import AutotunedKernels, Kernels, OneDnnKernels, TorchKernels
 from ml.borealis.load import ModelOptions, load_engine
 from ml.borealis.model import BorealisModel
 from tests.support.checkpoints import tone
 from tests.support.fake_models import PATIENCE_S, in_background
 
-WAYS = [TorchProducts(), *([OneDnnProducts()] if OneDnnProducts.is_there() else [])]
+WAYS = [TorchKernels(), *([OneDnnKernels()] if OneDnnKernels.is_there() else [])]
 SOUNDS = [tone(200, 1), tone(1000, 30), tone(3000, 0.01), tone(440, 12)]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: type(way).__name__)
-def test_embeddings_equal_those_of_transformers(model: BorealisModel, way: Products) -> None:
+def test_embeddings_equal_those_of_transformers(model: BorealisModel, way: Kernels) -> None:
     features = model.features(SOUNDS)
     expected = torch.stack([model.network.get_audio_features(chunk[None]).pooler_output for chunk in features])
     scale = expected.abs().max()
@@ -32,7 +32,7 @@ def test_embeddings_equal_those_of_transformers(model: BorealisModel, way: Produ
 
 
 def test_chunks_beside_each_other_are_what_each_is_alone(model: BorealisModel) -> None:
-    encoder = CpuEncoder(model.network, TorchProducts())
+    encoder = CpuEncoder(model.network, TorchKernels())
     features = model.features(SOUNDS)
     threads = torch.get_num_threads()
     together = encoder(features)
@@ -43,7 +43,7 @@ def test_chunks_beside_each_other_are_what_each_is_alone(model: BorealisModel) -
 def test_a_chunk_that_fails_beside_others_fails_the_group_and_leaves_the_threads_as_they_were(
     model: BorealisModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder, threads = CpuEncoder(model.network, TorchProducts()), torch.get_num_threads()
+    encoder, threads = CpuEncoder(model.network, TorchKernels()), torch.get_num_threads()
     features = model.features(SOUNDS[:2])
     with pytest.raises(RuntimeError):
         encoder(features[:, :5])
@@ -51,23 +51,23 @@ def test_a_chunk_that_fails_beside_others_fails_the_group_and_leaves_the_threads
     assert encoder(features).isfinite().all()
 
 
-def lanes() -> set[threading.Thread]:
+def encoder_workers() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name.startswith("encoder-lane")}
 
 
 def test_groups_are_computed_by_the_same_threads_which_go_with_the_encoder(model: BorealisModel) -> None:
-    others, features = lanes(), model.features(SOUNDS[:2])
-    encoder = CpuEncoder(model.network, TorchProducts())
+    others, features = encoder_workers(), model.features(SOUNDS[:2])
+    encoder = CpuEncoder(model.network, TorchKernels())
     encoder(features)
-    own = lanes() - others
+    own = encoder_workers() - others
     encoder(features)
     assert 1 <= len(own) <= torch.get_num_threads()
-    assert lanes() - others == own
+    assert encoder_workers() - others == own
     del encoder
     gc.collect()
     for thread in own:
         thread.join(PATIENCE_S)
-    assert not lanes() & own
+    assert not encoder_workers() & own
 
 
 def test_transformers_own_encoder_still_answers_the_same_after_its_weights_were_joined(converted: Checkpoint) -> None:
@@ -86,7 +86,7 @@ def test_half_precision_is_left_to_transformers(converted: Checkpoint, dtype: to
     model = BorealisModel.load(converted.path, torch.device("cpu"), dtype, GenerationOptions())
     assert make_encoder(model.network) is None
     assert model.encoder is None
-    assert model.lanes == 1
+    assert model.encoder_workers == 1
 
 
 def test_another_activation_is_left_to_transformers(model: BorealisModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_another_activation_is_left_to_transformers(model: BorealisModel, monkey
     assert make_encoder(model.network) is None
 
 
-class Slowed(TorchProducts):
+class Slowed(TorchKernels):
     """torch's own products, after a nap in one of them."""
 
     def __init__(self, **naps_s: float) -> None:
@@ -112,15 +112,15 @@ class Slowed(TorchProducts):
 @pytest.mark.parametrize("slow", ["linear", "attention"])
 def test_each_product_goes_the_way_that_wins_its_race(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
     other = "attention" if slow == "linear" else "linear"
-    monkeypatch.setattr(products, "TorchProducts", lambda: Slowed(**{slow: 0.2}))
-    monkeypatch.setattr(products, "OneDnnProducts", type("Other", (Slowed,), {"is_there": staticmethod(lambda: True)}))
-    monkeypatch.setattr(products.OneDnnProducts, "__init__", lambda self: Slowed.__init__(self, **{other: 0.2}))
-    assert QuickestProducts(300, 64, 64, 1).chosen == {slow: "oneDNN", other: "torch"}
+    monkeypatch.setattr(products, "TorchKernels", lambda: Slowed(**{slow: 0.2}))
+    monkeypatch.setattr(products, "OneDnnKernels", type("Other", (Slowed,), {"is_there": staticmethod(lambda: True)}))
+    monkeypatch.setattr(products.OneDnnKernels, "__init__", lambda self: Slowed.__init__(self, **{other: 0.2}))
+    assert AutotunedKernels(300, 64, 64, 1).chosen == {slow: "oneDNN", other: "torch"}
 
 
 def test_without_onednn_torch_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert QuickestProducts(300, 64, 64, 1).chosen == {"linear": "torch", "attention": "torch"}
+    assert AutotunedKernels(300, 64, 64, 1).chosen == {"linear": "torch", "attention": "torch"}
 
 
 def test_the_number_of_threads_that_was_asked_for_holds_in_the_engine_s_thread(converted: Checkpoint) -> None:

@@ -107,7 +107,7 @@ def test_the_cache_takes_as_much_memory_as_it_says(alone: Alone, hand_made: Hand
 def test_the_engine_says_of_each_chunk_what_is_said_of_it_alone(alone: Alone, device_pace: str, slots: int) -> None:
     order = random.Random(slots).sample(range(CHUNKS), CHUNKS)
     with Engine(NumberedChunks(alone), slots) as engine:
-        futures = [engine.submit(numbered_chunk(index), owner=index % 3) for index in order]
+        futures = [engine.submit(numbered_chunk(index), recording_id=index % 3) for index in order]
         assert texts_of(futures) == [ids_as_text(alone.tokens[index]) for index in order]
 
 
@@ -133,7 +133,7 @@ def test_cancelling_some_changes_nothing_for_the_others(
     futures: list[Future[str]] = []
     chunks.make_decoder = cancelling(chunks.make_decoder, lambda: dice.choice(futures[::2]).cancel())
     with Engine(chunks, slots) as engine:
-        futures += [engine.submit(numbered_chunk(index), owner=index % 2) for index in order]
+        futures += [engine.submit(numbered_chunk(index), recording_id=index % 2) for index in order]
         wait(futures, PATIENCE_S)
     assert [future.result() for future in futures[1::2]] == [ids_as_text(alone.tokens[index]) for index in order[1::2]]
     for index, future in zip(order[::2], futures[::2], strict=True):

@@ -8,7 +8,7 @@ import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from ml.borealis.config import GenerationOptions
-from ml.borealis.sampler import TokenPicker
+from ml.borealis.sampler import Sampler
 from ml.engine.engine import Engine
 from tests.support.fake_models import texts_of
 from tests.support.reference import CHUNKS, Alone, NumberedChunks, numbered_chunk
@@ -48,7 +48,7 @@ def test_tokens_are_drawn_as_transformers_draws_them(
 ) -> None:
     grid = (torch.arange(GRID) + 0.5) / GRID
     monkeypatch.setattr(torch, "rand", lambda count, generator: grid)
-    picker = TokenPicker(replace(options, max_new_tokens=GRID), 3, CPU)
+    picker = Sampler(replace(options, max_new_tokens=GRID), 3, CPU)
     logits = 2.0 * torch.randn(3, 200, generator=torch.Generator().manual_seed(1))
     picker.seat([2, 0, 1], [0, 0, 0])
     for row, expected in enumerate(transformers_probabilities(logits, options)):
@@ -65,7 +65,7 @@ def rare(probabilities: torch.Tensor) -> set[int]:
 
 
 def test_greedy_choice_takes_the_likeliest_and_draws_nothing() -> None:
-    picker = TokenPicker(GenerationOptions(), 2, CPU)
+    picker = Sampler(GenerationOptions(), 2, CPU)
     before = torch.get_rng_state()
     picker.seat([0, 1], [1, 2])
     logits = torch.tensor([[0.0, 3.0, 2.0], [5.0, 3.0, 2.0]])
@@ -73,7 +73,7 @@ def test_greedy_choice_takes_the_likeliest_and_draws_nothing() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def draws(picker: TokenPicker, row: int) -> list[int]:
+def draws(picker: Sampler, row: int) -> list[int]:
     """The tokens of a whole text out of even logits: the chunk's random numbers, as it were."""
     counts = torch.arange(SAMPLING.max_new_tokens)
     logits = torch.linspace(0, 1, 100).expand(len(counts), -1)
@@ -81,7 +81,7 @@ def draws(picker: TokenPicker, row: int) -> list[int]:
 
 
 def test_a_chunk_s_draws_follow_its_seed_and_not_its_slot() -> None:
-    picker = TokenPicker(SAMPLING, 4, CPU)
+    picker = Sampler(SAMPLING, 4, CPU)
     picker.seat([3, 1, 0], [111, 222, 333])
     first = draws(picker, 3)
     assert len(set(first)) > 3
@@ -92,7 +92,7 @@ def test_a_chunk_s_draws_follow_its_seed_and_not_its_slot() -> None:
 
 def test_another_seed_of_the_options_gives_other_draws() -> None:
     def first(seed: int) -> list[int]:
-        picker = TokenPicker(replace(SAMPLING, seed=seed), 1, CPU)
+        picker = Sampler(replace(SAMPLING, seed=seed), 1, CPU)
         picker.seat([0], [111])
         return draws(picker, 0)
 
@@ -101,7 +101,7 @@ def test_another_seed_of_the_options_gives_other_draws() -> None:
 
 
 def test_who_moves_to_another_slot_takes_his_numbers_along() -> None:
-    picker = TokenPicker(replace(SAMPLING, do_sample=False), 3, CPU)
+    picker = Sampler(replace(SAMPLING, do_sample=False), 3, CPU)
     picker.seat([0, 2], [None, 7])
     expected = draws(picker, 2)
     picker.move(2, 1)
@@ -109,21 +109,21 @@ def test_who_moves_to_another_slot_takes_his_numbers_along() -> None:
     picker.move(1, 0)
     assert draws(picker, 0) == expected
     picker.seat([0, 1, 2], [None] * 3)
-    assert not picker.is_mixed
+    assert not picker.any_row_sampled
     picker.seat([1], [8])
     assert len(set(draws(picker, 0))) == len(set(draws(picker, 2))) == 1  # greedy, whoever sat there before
 
 
 def test_drawing_leaves_torch_s_own_generator_alone() -> None:
     before = torch.get_rng_state()
-    picker = TokenPicker(SAMPLING, 1, CPU)
+    picker = Sampler(SAMPLING, 1, CPU)
     picker.seat([0], [7])
     draws(picker, 0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_steps_beyond_the_last_token_do_not_fail() -> None:
-    picker = TokenPicker(SAMPLING, 1, CPU)
+    picker = Sampler(SAMPLING, 1, CPU)
     picker.seat([0], [7])
     logits = torch.zeros(1, 100)
     last = picker.pick(logits, torch.tensor([0]), torch.tensor([SAMPLING.max_new_tokens - 1]))
@@ -151,7 +151,7 @@ def test_a_sampled_text_is_the_same_alone_and_among_others(
     assert len(set(sampled)) == CHUNKS
     with Engine(sampling_chunks(alone), 5) as engine:
         for order in (range(CHUNKS), range(CHUNKS - 1, -1, -1)):
-            futures = [engine.submit(numbered_chunk(index), owner=index % 2) for index in order]
+            futures = [engine.submit(numbered_chunk(index), recording_id=index % 2) for index in order]
             assert texts_of(futures) == [sampled[index] for index in order]
 
 

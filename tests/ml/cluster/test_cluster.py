@@ -23,8 +23,8 @@ from ml.benchmarks.sizes import Sizes
 from ml.cluster import deployment as on_cluster
 from ml.cluster.client import ClusterOptions
 from ml.cluster.deployment import Scale
-from ml.cluster.messages import Pulse
-from ml.cluster.replica import FULL_SCALE, Recipe
+from ml.cluster.messages import ReplicaStatus
+from ml.cluster.replica import FULL_SCALE, ReplicaSpec
 from ml.engine.engine import Engine
 from ml.errors import RecognitionError
 from resources.config import Settings
@@ -52,7 +52,7 @@ def wait_until(true: Callable[[], object], within_s: float = PATIENCE_S) -> floa
 class OverSleepers(BorealisRayTranscriptionService):
     """The implementation over a cluster, with replicas that sleep."""
 
-    def recipe(self, settings: Settings, options: ClusterOptions) -> Recipe:
+    def recipe(self, settings: Settings, options: ClusterOptions) -> ReplicaSpec:
         return recipe()
 
 
@@ -107,7 +107,7 @@ def front(cluster: Any) -> Iterator[Served]:
         yield served
 
 
-def replicas() -> list[Pulse]:
+def replicas() -> list[ReplicaStatus]:
     """All replicas that answer."""
     return on_cluster.pulses(on_cluster.handle())
 
@@ -169,9 +169,9 @@ def test_chunks_come_back_in_order_and_whole(front: Served) -> None:
 
 def test_every_figure_of_one_engine_has_the_same_name_here(front: Served) -> None:
     front.ask(3)
-    wait_until(lambda: front.engine.figures().get("engine_chunks", 0) > 0)
+    wait_until(lambda: front.engine.gauges().get("engine_chunks", 0) > 0)
     with Engine(FakeModel(), slots=4) as engine:  # type: ignore[arg-type]
-        local = set(engine.figures())
+        local = set(engine.gauges())
     exposed = generate_latest(front.server.metrics.registry).decode()
     for name in ("queued_chunks", "queued_audio_seconds", "slots_occupied", "mean_batch", "engine_chunks"):
         assert name in local and f"\ntranscription_{name} " in exposed
@@ -205,16 +205,16 @@ def slow_recording() -> transcription_pb2.AudioRequest:
 @pytest.mark.parametrize("deadline_s", [None, 5.0], ids=["cancelled", "late"])
 def test_calls_that_nobody_waits_for_leave_their_replicas(front: Served, deadline_s: float | None) -> None:
     def cancelled() -> float:
-        return front.engine.figures().get("engine_cancelled", 0)
+        return front.engine.gauges().get("engine_cancelled", 0)
 
     before, started_s = cancelled(), time.monotonic()
     call = front.stub.TranscribeAudio.future(slow_recording(), timeout=deadline_s)
     if deadline_s is None:
-        wait_until(lambda: front.engine.figures()["cluster_chunks"] == 1)
+        wait_until(lambda: front.engine.gauges()["cluster_chunks"] == 1)
         call.cancel()
     else:
         assert call.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    wait_until(lambda: cancelled() == before + 1 and front.engine.figures()["cluster_chunks"] == 0)
+    wait_until(lambda: cancelled() == before + 1 and front.engine.gauges()["cluster_chunks"] == 0)
     assert time.monotonic() - started_s < LONGEST_S and front.engine.queued_audio_s == 0
 
 
@@ -289,7 +289,7 @@ def test_front_with_another_model_serves_once_a_replica_has_it(cluster: Any, fro
     """Until then those of the old model would answer, and nobody would hear of a new one that does not load."""
 
     class OverNewcomers(OverSleepers):
-        def recipe(self, settings: Settings, options: ClusterOptions) -> Recipe:
+        def recipe(self, settings: Settings, options: ClusterOptions) -> ReplicaSpec:
             return recipe(version="3")
 
     newcomer = Served(OverNewcomers(), cluster)
@@ -305,7 +305,7 @@ def test_health_follows_the_cluster_and_calls_under_way_wait_for_it(cluster: Any
     assert front.health() == serving_state
     with ThreadPoolExecutor(1) as client:
         under_way = client.submit(front.ask, 120)
-        wait_until(lambda: front.engine.figures()["cluster_chunks"] > 0)
+        wait_until(lambda: front.engine.gauges()["cluster_chunks"] > 0)
         for node in list(cluster.worker_nodes):
             cluster.remove_node(node, allow_graceful=False)
         print(f"NOT_SERVING after {wait_until(lambda: front.health() == not_serving):.1f} s")

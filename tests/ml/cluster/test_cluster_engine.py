@@ -127,7 +127,7 @@ LOSSES = {
 def test_lost_chunk_is_sent_again(make: Make, loss: str) -> None:
     engine = make(FakeReplicas(raising([LOSSES[loss]] * 2)))
     assert engine.submit(chunk(), "a").result(PATIENCE_S) == "text"
-    assert engine.figures()["cluster_retries"] == 2
+    assert engine.gauges()["cluster_retries"] == 2
 
 
 def test_chunk_of_a_replica_that_stops_is_sent_again(make: Make) -> None:
@@ -162,7 +162,7 @@ def test_no_more_chunks_are_sent_than_the_ready_replicas_hold(make: Make) -> Non
     engine = make(replicas, watch)
     futures = [engine.submit(chunk(), "a") for _ in range(20)]
     wait_until(lambda: replicas.inside == 3 * ONGOING)
-    assert engine.figures()["queued_chunks"] == 20 - 3 * ONGOING
+    assert engine.gauges()["queued_chunks"] == 20 - 3 * ONGOING
     assert engine.queued_audio_s == 20 - 3 * ONGOING
     replicas.gate.set()
     assert [future.result(PATIENCE_S) for future in futures] == ["text"] * 20
@@ -189,7 +189,7 @@ def test_cancelled_chunk_leaves_its_replica_or_the_line(make: Make) -> None:
     futures = [engine.submit(chunk(), "a") for _ in range(ONGOING + 1)]
     wait_until(lambda: replicas.inside == ONGOING)
     assert all(future.cancel() for future in reversed(futures))
-    wait_until(lambda: replicas.cancelled == ONGOING and engine.figures()["cluster_chunks"] == 0)
+    wait_until(lambda: replicas.cancelled == ONGOING and engine.gauges()["cluster_chunks"] == 0)
     assert engine.queued_audio_s == 0 and len(replicas.heard) == ONGOING
 
 

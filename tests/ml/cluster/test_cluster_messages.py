@@ -12,7 +12,7 @@ from api.grpc.transcription_server import AVAILABLE_IMPLEMENTATIONS
 from ml import benchmark
 from ml.audio.splitter import Chunk
 from ml.benchmarks.sleeper import Sleeper
-from ml.cluster.messages import Pulse, Tally
+from ml.cluster.messages import MetricsAggregator, ReplicaStatus
 from ml.errors import ClusterUnavailableError
 from ml.pipeline.recogniser import recognise_with
 from tests.conftest import settings_for_tests
@@ -26,19 +26,21 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
 
 
-def pulse(replica: str, **figures: float) -> Pulse:
-    return Pulse(replica, "node", ("model", ""), "1", {f"engine_{name}": value for name, value in figures.items()})
+def pulse(replica: str, **figures: float) -> ReplicaStatus:
+    return ReplicaStatus(
+        replica, "node", ("model", ""), "1", {f"engine_{name}": value for name, value in figures.items()}
+    )
 
 
 def test_figures_of_replicas_add_up_and_means_are_means_over_all() -> None:
-    tally = Tally()
+    tally = MetricsAggregator()
     tally.take([pulse("a", steps=10, stepped_rows=20), pulse("b", steps=30, stepped_rows=180)])
     assert tally.total() == {"engine_steps": 40, "engine_stepped_rows": 200, "mean_batch": 5}
 
 
 def test_what_only_grows_does_not_shrink_when_a_replica_goes() -> None:
-    tally = Tally()
-    gone = Pulse("a", "node", ("model", ""), "1", {"engine_chunks": 5.0, "slots_occupied": 3.0})
+    tally = MetricsAggregator()
+    gone = ReplicaStatus("a", "node", ("model", ""), "1", {"engine_chunks": 5.0, "slots_occupied": 3.0})
     tally.take([gone, pulse("b", chunks=1)])
     tally.take([pulse("b", chunks=2)])
     assert tally.total() == {"engine_chunks": 7, "mean_batch": 0}
@@ -51,7 +53,7 @@ def test_sleeping_engine_takes_as_long_as_its_batches() -> None:
         recognise_with(sleeper, window=8)(iter([Chunk(np.zeros(16_000, np.float32), 0)] * 8), threading.Event())
     )
     took_s = time.perf_counter() - started_s
-    figures = sleeper.figures()
+    figures = sleeper.gauges()
     sleeper.close()
     assert texts == [""] * 8 and figures["engine_stepped_rows"] == 8
     assert took_s >= figures["engine_steps"] * 0.1 + 8 * 0.01

@@ -22,7 +22,8 @@ def test_each_caller_gets_the_text_of_his_own_chunk(fake: FakeModel, device_pace
     lengths = [(7 * number) % 11 for number in range(1, 60)]
     with Engine(fake, slots) as engine:
         futures = [
-            engine.submit(chunk(number, length), owner=number % 5) for number, length in enumerate(lengths, start=1)
+            engine.submit(chunk(number, length), recording_id=number % 5)
+            for number, length in enumerate(lengths, start=1)
         ]
         assert texts_of(futures) == [text(number, length) for number, length in enumerate(lengths, start=1)]
 
@@ -37,9 +38,9 @@ def test_only_the_engine_s_thread_works_the_model(fake: FakeModel) -> None:
 
 def test_recordings_take_turns_and_each_goes_oldest_first(fake: FakeModel, unhurried: None) -> None:
     with busy_engine(fake, slots=1) as engine:
-        futures = [engine.submit(chunk(number), owner="a long file") for number in range(1, 11)]
-        futures += [engine.submit(chunk(20), owner="a clip")]
-        futures += [engine.submit(chunk(number), owner="another file") for number in (30, 31)]
+        futures = [engine.submit(chunk(number), recording_id="a long file") for number in range(1, 11)]
+        futures += [engine.submit(chunk(20), recording_id="a clip")]
+        futures += [engine.submit(chunk(number), recording_id="another file") for number in (30, 31)]
         fake.gate.set()
         texts_of(futures)
     order = [number for group in fake.asked("encode") for number in group]
@@ -49,8 +50,8 @@ def test_recordings_take_turns_and_each_goes_oldest_first(fake: FakeModel, unhur
 def test_a_clip_that_comes_while_a_long_file_runs_is_let_in_next(fake: FakeModel, unhurried: None) -> None:
     with busy_engine(fake, slots=2) as engine:
         clip: list[Future[str]] = []
-        fake.at_step[8] = lambda: clip.append(engine.submit(chunk(99, 1), owner="a clip"))
-        futures = [engine.submit(chunk(number, 4), owner="a long file") for number in range(1, 21)]
+        fake.at_step[8] = lambda: clip.append(engine.submit(chunk(99, 1), recording_id="a clip"))
+        futures = [engine.submit(chunk(number, 4), recording_id="a long file") for number in range(1, 21)]
         fake.gate.set()
         texts_of(futures)
         assert texts_of(clip) == [text(99, 1)]
@@ -80,7 +81,7 @@ def steps_between_encodings(fake: FakeModel) -> list[int]:
 
 def test_those_seated_keep_moving_while_newcomers_wait_on_the_cpu(fake: FakeModel) -> None:
     with busy_engine(fake, slots=8) as engine:
-        futures = [engine.submit(chunk(number, 39), owner=number) for number in range(1, 5)]
+        futures = [engine.submit(chunk(number, 39), recording_id=number) for number in range(1, 5)]
         fake.gate.set()
         assert texts_of(futures) == [text(number, 39) for number in range(1, 5)]
     assert steps_between_encodings(fake) == [0, 1, 4, 4, 4, 39]
@@ -88,7 +89,7 @@ def test_those_seated_keep_moving_while_newcomers_wait_on_the_cpu(fake: FakeMode
 
 def test_recordings_that_have_more_to_encode_fill_the_slots_first_on_the_cpu(fake: FakeModel) -> None:
     with busy_engine(fake, slots=8) as engine:
-        futures = [engine.submit(chunk(number, 39), owner=number % 2) for number in range(1, 7)]
+        futures = [engine.submit(chunk(number, 39), recording_id=number % 2) for number in range(1, 7)]
         fake.gate.set()
         assert texts_of(futures) == [text(number, 39) for number in range(1, 7)]
     # Two newcomers; three of whom nobody is late for; the last, which keeps waiting who has no more to encode.
@@ -97,8 +98,8 @@ def test_recordings_that_have_more_to_encode_fill_the_slots_first_on_the_cpu(fak
 
 def test_a_clip_is_not_kept_waiting_by_a_file_that_has_chunks_inside_already(fake: FakeModel) -> None:
     with busy_engine(fake, slots=8) as engine:
-        futures = [engine.submit(chunk(number, 39), owner="a file") for number in range(1, 5)]
-        futures.append(engine.submit(chunk(20, 20), owner="a clip"))
+        futures = [engine.submit(chunk(number, 39), recording_id="a file") for number in range(1, 5)]
+        futures.append(engine.submit(chunk(20, 20), recording_id="a clip"))
         fake.gate.set()
         assert texts_of(futures) == [*(text(number, 39) for number in range(1, 5)), text(20, 20)]
     assert fake.asked("encode") == [[0], [1], [20], [2], [3], [4]]
@@ -109,8 +110,8 @@ def test_a_newcomer_is_encoded_without_the_chunks_of_a_file_that_has_some_inside
     fake: FakeModel, in_groups: None
 ) -> None:
     with busy_engine(fake, slots=8) as engine:
-        futures = [engine.submit(chunk(number, 3), owner="a file") for number in range(1, 25)]
-        fake.at_step[2] = lambda: futures.append(engine.submit(chunk(99, 3), owner="a clip"))
+        futures = [engine.submit(chunk(number, 3), recording_id="a file") for number in range(1, 25)]
+        fake.at_step[2] = lambda: futures.append(engine.submit(chunk(99, 3), recording_id="a clip"))
         fake.gate.set()
         texts_of(futures[:24])
         assert texts_of(futures[24:]) == [text(99)]
@@ -121,9 +122,9 @@ def test_a_newcomer_is_encoded_without_the_chunks_of_a_file_that_has_some_inside
 
 def test_another_clip_does_not_wait_until_the_first_is_finished(fake: FakeModel) -> None:
     with busy_engine(fake, slots=8) as engine:
-        futures = [engine.submit(chunk(number, 39), owner="a file") for number in range(1, 5)]
-        futures.append(engine.submit(chunk(20, 30), owner="a clip"))
-        fake.at_step[12] = lambda: futures.append(engine.submit(chunk(21, 30), owner="another clip"))
+        futures = [engine.submit(chunk(number, 39), recording_id="a file") for number in range(1, 5)]
+        futures.append(engine.submit(chunk(20, 30), recording_id="a clip"))
+        fake.at_step[12] = lambda: futures.append(engine.submit(chunk(21, 30), recording_id="another clip"))
         fake.gate.set()
         texts_of(futures[:5])
         assert futures[5].result(PATIENCE_S) == text(21, 30)
@@ -175,9 +176,9 @@ def test_everybody_may_be_cancelled_at_any_step(fake: FakeModel, device_pace: st
 
 def test_a_recording_with_a_full_line_is_held_back_and_nobody_else(fake: FakeModel) -> None:
     with busy_engine(fake, queue_capacity=1) as engine:
-        engine.submit(chunk(1), owner="a long file")
-        blocked = in_background(lambda: engine.submit(chunk(2), owner="a long file").result(PATIENCE_S))
-        clip = in_background(lambda: engine.submit(chunk(3), owner="a clip"))
+        engine.submit(chunk(1), recording_id="a long file")
+        blocked = in_background(lambda: engine.submit(chunk(2), recording_id="a long file").result(PATIENCE_S))
+        clip = in_background(lambda: engine.submit(chunk(3), recording_id="a clip"))
         assert isinstance(clip.result(PATIENCE_S), Future)
         assert not wait([blocked], timeout=0.2).done
         fake.gate.set()

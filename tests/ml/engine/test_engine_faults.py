@@ -14,7 +14,7 @@ import torch
 
 from ml.engine import scheduler as batching
 from ml.engine.engine import Engine
-from ml.engine.scheduler import Job
+from ml.engine.scheduler import Request
 from ml.errors import EngineStoppedError, RecognitionError
 from tests.support.fake_models import PATIENCE_S, POISON, FakeModel, busy_engine, chunk, in_background, text, texts_of
 
@@ -67,7 +67,7 @@ def test_a_group_still_being_encoded_survives_a_step_that_fails(
     numbers = [5, POISON, 6, 7, 8, 9, 10, 11]
     with busy_engine(fake, slots=8) as engine:
         for step in range(1, 6):  # group after group comes in while others are stepped
-            fake.at_step[step] = lambda: futures.append(engine.submit(chunk(3, 3), owner=object()))
+            fake.at_step[step] = lambda: futures.append(engine.submit(chunk(3, 3), recording_id=object()))
         futures = [engine.submit(chunk(number, number if number != POISON else 9)) for number in numbers]
         fake.gate.set()
         assert_only_the_poison_failed(fake, numbers, futures[: len(numbers)])
@@ -162,13 +162,13 @@ def both_at_once(*ways: Callable[[], object]) -> None:
 
 def test_a_chunk_given_up_while_its_text_arrives_has_one_outcome() -> None:
     for _ in range(300):
-        job = Job(chunk(1), owner=None, submitted_s=0.0)
+        job = Request(chunk(1), recording_id=None, submitted_s=0.0)
         both_at_once(partial(job.answer, "text"), job.give_up)  # if either raised, whoever comes after were lost
         assert job.future.exception(PATIENCE_S) is not None or job.future.result() == "text"
 
 
 def test_a_chunk_is_dropped_once_and_answered_never() -> None:
-    job = Job(chunk(1), owner=None, submitted_s=0.0)
+    job = Request(chunk(1), recording_id=None, submitted_s=0.0)
     job.future.cancel()
     job.drop()
     job.drop()

@@ -1,4 +1,4 @@
-"""A line in which every owner has his turn: nothing is lost, nobody overtaken, nobody kept waiting."""
+"""A line in which every recording_id has his turn: nothing is lost, nobody overtaken, nobody kept waiting."""
 
 import threading
 from collections import Counter, deque
@@ -17,15 +17,17 @@ ACTIONS = st.one_of(
     st.tuples(st.just("take"), st.integers(0, 5)),
     st.tuples(st.just("discard"), st.tuples(OWNERS, st.integers(0, 10))),
 )
-Item = tuple[int, int]  # owner, number
+Item = tuple[int, int]  # recording_id, number
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(ACTIONS, max_size=60))
 def test_nothing_is_lost_nobody_overtaken_and_nobody_waits_longer_than_a_round(actions: list) -> None:
     queue: FairQueue[Item] = FairQueue(capacity=100)
-    lines: dict[int, deque[Item]] = {owner: deque() for owner in range(5)}
-    passed = {owner: Counter() for owner in range(5)}  # who was served since the owner began to wait for his turn
+    lines: dict[int, deque[Item]] = {recording_id: deque() for recording_id in range(5)}
+    passed = {
+        recording_id: Counter() for recording_id in range(5)
+    }  # who was served since the recording_id began to wait for his turn
     for number, (action, value) in enumerate(actions):
         if action == "put":
             if not lines[value]:
@@ -33,21 +35,21 @@ def test_nothing_is_lost_nobody_overtaken_and_nobody_waits_longer_than_a_round(a
             assert queue.put(value, (value, number))
             lines[value].append((value, number))
         elif action == "discard":
-            owner, index = value
-            item = lines[owner][index] if index < len(lines[owner]) else (owner, -1)
-            assert queue.discard(owner, item) == (item in lines[owner])
-            if item in lines[owner]:
-                lines[owner].remove(item)
+            recording_id, index = value
+            item = lines[recording_id][index] if index < len(lines[recording_id]) else (recording_id, -1)
+            assert queue.discard(recording_id, item) == (item in lines[recording_id])
+            if item in lines[recording_id]:
+                lines[recording_id].remove(item)
         else:
             taken = queue.take(value, wait=False)
             assert len(taken) == min(value, sum(map(len, lines.values())))
             for item in taken:
                 assert item == lines[item[0]].popleft()
                 passed[item[0]].clear()
-                for owner in range(5):
-                    if lines[owner] and owner != item[0]:
-                        passed[owner][item[0]] += 1
-                        assert passed[owner][item[0]] == 1
+                for recording_id in range(5):
+                    if lines[recording_id] and recording_id != item[0]:
+                        passed[recording_id][item[0]] += 1
+                        assert passed[recording_id][item[0]] == 1
         assert len(queue) == sum(map(len, lines.values()))
     assert Counter(queue.close()) == Counter(item for line in lines.values() for item in line)
 
@@ -116,9 +118,9 @@ def test_nothing_is_lost_between_threads(capacity: int) -> None:
     queue: FairQueue[Item] = FairQueue(capacity)
     taken: list[Item] = []
 
-    def put_all(owner: int) -> None:
+    def put_all(recording_id: int) -> None:
         for number in range(200):
-            queue.put(owner, (owner, number))
+            queue.put(recording_id, (recording_id, number))
 
     def take_all() -> None:
         while items := queue.take(2, wait=True):
@@ -126,13 +128,13 @@ def test_nothing_is_lost_between_threads(capacity: int) -> None:
 
     taker = threading.Thread(target=take_all)
     taker.start()
-    putters = [in_background(lambda owner=owner: put_all(owner)) for owner in range(4)]
+    putters = [in_background(lambda recording_id=recording_id: put_all(recording_id)) for recording_id in range(4)]
     for putter in putters:
         putter.result(PATIENCE_S)
     left = queue.close()
     taker.join(PATIENCE_S)
-    for owner in range(4):
-        assert [number for who, number in taken + left if who == owner] == list(range(200))
+    for recording_id in range(4):
+        assert [number for who, number in taken + left if who == recording_id] == list(range(200))
 
 
 def test_a_newcomer_goes_before_the_owner_that_has_just_had_its_turn() -> None:

@@ -39,13 +39,15 @@ class ScriptedDecoder:
         return left.pop(0) if len(left) > 1 else left[0]
 
 
-def seat(slots: Slots[str], *owners: str) -> None:
-    """Seats owners called a, b, c…, of whom the decoder knows the first text, the second, …"""
-    slots.seat(owners, AUDIO[: len(owners)], [ord(owner) - ord("a") for owner in owners])
+def seat(slots: Slots[str], *recording_ids: str) -> None:
+    """Seats recording_ids called a, b, c…, of whom the decoder knows the first text, the second, …"""
+    slots.seat(
+        recording_ids, AUDIO[: len(recording_ids)], [ord(recording_id) - ord("a") for recording_id in recording_ids]
+    )
 
 
 def names(seats: list[Seat[str]]) -> str:
-    return "".join(seat.owner for seat in seats)
+    return "".join(seat.recording_id for seat in seats)
 
 
 def run(slots: Slots[str], steps: int) -> list[Seat[str]]:
@@ -83,7 +85,7 @@ def test_a_step_covers_the_highest_slot_and_the_furthest_position() -> None:
 
 
 def test_those_left_over_move_together_once_most_rows_are_empty() -> None:
-    texts = {owner: [1, END] for owner in "abcdef"} | {"g": [1, 2, 3, 4, 5, END], "h": [6] * 9}
+    texts = {recording_id: [1, END] for recording_id in "abcdef"} | {"g": [1, 2, 3, 4, 5, END], "h": [6] * 9}
     decoder = ScriptedDecoder(**texts, i=[7] * 9)
     slots: Slots[str] = Slots(decoder, HostReadback(), 10, END, 9)
     slots.seat("abcdefgh", torch.zeros(8, 1, 1), range(8))
@@ -92,7 +94,7 @@ def test_those_left_over_move_together_once_most_rows_are_empty() -> None:
     assert names(slots.occupied) == "hg"
     seat_of_g = slots.occupied[1]
     slots.seat("i", AUDIO[:1], [8])
-    assert [(seat.owner, seat.tokens) for seat in run(slots, 20)] == [
+    assert [(seat.recording_id, seat.tokens) for seat in run(slots, 20)] == [
         ("g", [1, 2, 3, 4, 5]), ("h", [6] * 9), ("i", [7] * 9),
     ]  # fmt: skip
     assert seat_of_g.ended
@@ -103,7 +105,11 @@ def test_tokens_under_way_reach_who_has_moved_meanwhile() -> None:
     decoder = ScriptedDecoder(a=[1, END], b=[2, END], c=[3, 4, 5, 6, 7, 8, 9, END])
     slots: Slots[str] = Slots(decoder, LateReadback(), 3, END, 10)
     seat(slots, "a", "b", "c")
-    assert {seat.owner: seat.tokens for seat in run(slots, 12)} == {"a": [1], "b": [2], "c": [3, 4, 5, 6, 7, 8, 9]}
+    assert {seat.recording_id: seat.tokens for seat in run(slots, 12)} == {
+        "a": [1],
+        "b": [2],
+        "c": [3, 4, 5, 6, 7, 8, 9],
+    }
     assert (3, 104) in decoder.steps and (1, 105) in decoder.steps
 
 
@@ -112,8 +118,8 @@ def test_those_who_end_together_leave_together_with_their_tokens() -> None:
     slots: Slots[str] = Slots(decoder, HostReadback(), 3, END, 10)
     seat(slots, "a", "b", "c")
     assert run(slots, 1) == []
-    assert [(seat.owner, seat.tokens) for seat in run(slots, 1)] == [("a", [1, 2]), ("b", [3, 4])]
-    assert [(seat.owner, seat.tokens) for seat in run(slots, 1)] == [("c", [5, 6, 7])]
+    assert [(seat.recording_id, seat.tokens) for seat in run(slots, 1)] == [("a", [1, 2]), ("b", [3, 4])]
+    assert [(seat.recording_id, seat.tokens) for seat in run(slots, 1)] == [("c", [5, 6, 7])]
     assert slots.free == 3
 
 
@@ -122,7 +128,7 @@ def test_a_text_is_as_long_as_the_limit_at_most_and_an_end_at_the_limit_is_one()
     slots: Slots[str] = Slots(decoder, HostReadback(), 3, END, 3)
     seat(slots, "a", "b", "c")
     ended = run(slots, 2)
-    assert {seat.owner: seat.tokens for seat in ended} == {"a": [1] * 3, "b": [2, 2], "c": [3] * 3}
+    assert {seat.recording_id: seat.tokens for seat in ended} == {"a": [1] * 3, "b": [2, 2], "c": [3] * 3}
 
 
 def test_tokens_decoded_before_the_end_was_read_belong_to_nobody() -> None:
@@ -130,10 +136,10 @@ def test_tokens_decoded_before_the_end_was_read_belong_to_nobody() -> None:
     slots: Slots[str] = Slots(decoder, LateReadback(), 2, END, 10)
     seat(slots, "a", "b")
     (first,) = run(slots, 4)
-    assert (first.owner, first.tokens) == ("a", [1])
+    assert (first.recording_id, first.tokens) == ("a", [1])
     seat(slots, "c")  # in the slot for which three steps are still under way
     assert decoder.prefills == [[0, 1], [0]]
-    assert {seat.owner: seat.tokens for seat in run(slots, 8)} == {"b": [2] * 6, "c": [5, 6]}
+    assert {seat.recording_id: seat.tokens for seat in run(slots, 8)} == {"b": [2] * 6, "c": [5, 6]}
     assert first.tokens == [1]
 
 

@@ -22,7 +22,7 @@ class FakeEngine:
         self.most_at_once = 0
         self._answers = answers
 
-    def submit(self, waveform: np.ndarray, owner: object, sampled: bool = False) -> "Future[str]":
+    def submit(self, waveform: np.ndarray, recording_id: object, sampled: bool = False) -> "Future[str]":
         future: Future[str] = Future()
         self.futures.append(future)
         self.most_at_once = max(self.most_at_once, sum(not future.done() for future in self.futures))

@@ -8,7 +8,7 @@ import pytest
 
 from ml.audio.splitter import Chunk
 from ml.errors import DecodingCancelledError
-from ml.pipeline.repetition import LoopGuard, first_repeat, is_unsound
+from ml.pipeline.repetition import RepetitionGuard, first_repeat, is_repetitive
 from ml.transcript import Status, Unfinished
 from tests.support.audio import voice
 
@@ -54,35 +54,41 @@ def test_loop_is_found_where_its_second_round_begins(text: str) -> None:
     ],
 )
 def test_what_people_say_is_no_loop(text: str) -> None:
-    assert first_repeat(text) is None and not is_unsound(text, 30.0)
+    assert first_repeat(text) is None and not is_repetitive(text, 30.0)
 
 
 def test_more_text_than_can_be_said_is_unsound() -> None:
     text = " ".join(str(number) for number in range(1000))
-    assert is_unsound(text, 30.0) and not is_unsound(text[:500], 30.0)
+    assert is_repetitive(text, 30.0) and not is_repetitive(text[:500], 30.0)
 
 
 def test_sound_answer_is_kept_and_nobody_is_asked_again(chunk: Chunk) -> None:
     greedy, sampled = Recogniser(LOOP, SOUND), Recogniser(LOOP, SOUND)
-    assert LoopGuard(greedy, sampled).sound(chunk, SOUND, threading.Event()) == (SOUND, Status.TRANSCRIBED)
+    assert RepetitionGuard(greedy, sampled).sound(chunk, SOUND, threading.Event()) == (SOUND, Status.TRANSCRIBED)
     assert greedy.asked == sampled.asked == []
 
 
 def test_loop_is_asked_for_again_in_halves_cut_at_the_pause(chunk: Chunk) -> None:
     greedy, sampled = Recogniser(LOOP, SOUND), Recogniser(LOOP, SOUND)
-    assert LoopGuard(greedy, sampled).sound(chunk, LOOP, threading.Event()) == (f"{SOUND} {SOUND}", Status.RETRIED)
+    assert RepetitionGuard(greedy, sampled).sound(chunk, LOOP, threading.Event()) == (
+        f"{SOUND} {SOUND}",
+        Status.RETRIED,
+    )
     assert greedy.asked == pytest.approx([12.25, 12.25], abs=0.3) and sampled.asked == []
 
 
 def test_halves_that_loop_too_are_sampled(chunk: Chunk) -> None:
     greedy, sampled = Recogniser(LOOP, LOOP), Recogniser(LOOP, SOUND)
-    assert LoopGuard(greedy, sampled).sound(chunk, LOOP, threading.Event()) == (f"{SOUND} {SOUND}", Status.RETRIED)
+    assert RepetitionGuard(greedy, sampled).sound(chunk, LOOP, threading.Event()) == (
+        f"{SOUND} {SOUND}",
+        Status.RETRIED,
+    )
     assert len(greedy.asked) == len(sampled.asked) == 2
 
 
 def test_what_loops_every_time_is_cut_at_its_first_repeat_and_flagged(chunk: Chunk) -> None:
     looping = Recogniser(LOOP, LOOP)
-    text, status = LoopGuard(looping, looping).sound(chunk, LOOP, threading.Event())
+    text, status = RepetitionGuard(looping, looping).sound(chunk, LOOP, threading.Event())
     assert status is Status.FLAGGED
     assert text == "спасибо за просмотр спасибо за просмотр"  # once for each half
 
@@ -90,13 +96,13 @@ def test_what_loops_every_time_is_cut_at_its_first_repeat_and_flagged(chunk: Chu
 def test_answer_that_stopped_at_the_token_limit_is_asked_for_again(chunk: Chunk) -> None:
     greedy, sampled = Recogniser(SOUND, SOUND), Recogniser(SOUND, SOUND)
     unfinished = Unfinished("первая половина того, что было сказано, а дальше")
-    assert not is_unsound(str(unfinished), 24.0)
-    text, status = LoopGuard(greedy, sampled).sound(chunk, unfinished, threading.Event())
+    assert not is_repetitive(str(unfinished), 24.0)
+    text, status = RepetitionGuard(greedy, sampled).sound(chunk, unfinished, threading.Event())
     assert (text, status) == (f"{SOUND} {SOUND}", Status.RETRIED)
 
 
 def test_limit_of_a_few_tokens_is_meant() -> None:
-    assert not is_unsound(Unfinished("раз два"), 24.0)
+    assert not is_repetitive(Unfinished("раз два"), 24.0)
 
 
 def test_cancelled_while_asking_again_is_no_fault_of_the_recogniser(chunk: Chunk) -> None:
@@ -107,4 +113,4 @@ def test_cancelled_while_asking_again_is_no_fault_of_the_recogniser(chunk: Chunk
         return iter(())
 
     with pytest.raises(DecodingCancelledError):
-        LoopGuard(leave, leave).sound(chunk, LOOP, cancelled)
+        RepetitionGuard(leave, leave).sound(chunk, LOOP, cancelled)

@@ -13,7 +13,7 @@ from ml.benchmarks.backgrounds import BACKGROUNDS
 from ml.benchmarks.weights import load_weights
 from ml.engine.engine import Engine
 from ml.pipeline.recogniser import recognise_with
-from ml.pipeline.repetition import LoopGuard, first_repeat, is_unsound
+from ml.pipeline.repetition import RepetitionGuard, first_repeat, is_repetitive
 from ml.transcript import Status, Unfinished
 from ml.types import SAMPLE_RATE, Waveform
 from tests.conftest import SAMPLES
@@ -34,14 +34,14 @@ def ask(engine: Engine, waveform: Waveform) -> tuple[str, str, Status]:
     recognise, again = (recognise_with(engine, window=4, sampled=sampled) for sampled in (False, True))
     chunk = Chunk(waveform, 0)
     (first,) = recognise(iter([chunk]), threading.Event())
-    return first, *LoopGuard(recognise, again).sound(chunk, first, threading.Event())
+    return first, *RepetitionGuard(recognise, again).sound(chunk, first, threading.Event())
 
 
 @pytest.mark.parametrize("name", ["music", "breaths", "knocks", "pink noise"])
 def test_no_answer_to_noise_repeats_itself(way: tuple[Engine, bool], name: str) -> None:
     first, text, status = ask(way[0], BACKGROUNDS[name](6.0, np.random.default_rng(0)))
     assert first_repeat(text) is None
-    assert (status is Status.TRANSCRIBED) == (not is_unsound(first, 6.0))
+    assert (status is Status.TRANSCRIBED) == (not is_repetitive(first, 6.0))
 
 
 def test_answer_that_does_not_end_is_never_handed_on_as_it_is(way: tuple[Engine, bool]) -> None:

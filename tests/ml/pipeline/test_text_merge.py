@@ -2,7 +2,7 @@
 
 import pytest
 
-from ml.pipeline.text_merge import continued, join_texts, seamed
+from ml.pipeline.text_merge import continue_text, join_texts, merge_overlap
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_texts_read_as_one(texts: list[str], joined: str) -> None:
 
 
 def test_first_text_keeps_its_beginning() -> None:
-    assert continued("", "и вот  он") == "и вот он"
+    assert continue_text("", "и вот  он") == "и вот он"
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_first_text_keeps_its_beginning() -> None:
 def test_cut_in_a_word_is_mended_where_the_texts_meet_and_else_left_alone(
     before: str, seam: str, after: str, mended: tuple[str, str]
 ) -> None:
-    assert seamed(before, seam, after) == mended
+    assert merge_overlap(before, seam, after) == mended
