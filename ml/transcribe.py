@@ -70,9 +70,7 @@ def open_pipeline(
     say(f"⏳ Загрузка модели {model}")
     engine = load_engine(ModelOptions(name=model, cache_dir=CACHE_DIR, device=device, batch_size=batch_size))
     try:
-        window = 2 * batch_size
-        recognise, sample = recognise_with(engine, window), recognise_with(engine, window, sampled=True)
-        yield Pipeline(decoder, chunk_duration_s, recognise, sample)
+        yield Pipeline(decoder, chunk_duration_s, recognise_with(engine, window=2 * batch_size))
     finally:
         engine.close()
 

@@ -4,8 +4,32 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 
-class Unfinished(str):
-    """An answer that ended where no more tokens were allowed: the model was not done."""
+class FinishReason(Enum):
+    """Why a model stopped."""
+
+    STOP = "stop"  # an end-of-sequence token
+    LENGTH = "length"  # the limit on new tokens
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a text with its place in the audio."""
+
+    text: str  # as in the text, punctuation included
+    start_s: float
+    end_s: float
+    confidence: float | None = None  # mean probability of its tokens; None where the model gives none
+    is_estimated: bool = False  # the times are a share of the speech, since the model gives none
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model makes of one chunk."""
+
+    text: str
+    finish_reason: FinishReason = FinishReason.STOP
+    confidence: float | None = None  # mean probability of the tokens; None where the model gives none
+    words: tuple[Word, ...] = ()  # times from the beginning of the chunk; empty unless they were asked for
 
 
 class Status(Enum):

@@ -13,6 +13,8 @@ import pytest
 from api.grpc.server import TranscriptionServer
 from generated.v1 import transcription_pb2_grpc
 from ml.audio.splitter import Chunk
+from ml.transcript import Completion
+from ml.types import RecognitionOptions
 from resources.config import PROJECT_ROOT, Settings
 from services.transcription.base_service import TranscriptionServiceBase
 from services.transcription.implementations import BorealisTranscriptionService
@@ -45,10 +47,12 @@ class FakeService(TranscriptionServiceBase):
         super().__init__()
         self.recognised: list[Chunk] = []
 
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
         for number, chunk in enumerate(chunks, start=1):
             self.recognised.append(chunk)
-            yield f"часть {number}"
+            yield Completion(f"часть {number}")
 
     def get_version(self) -> str:
         return "fake"

@@ -22,6 +22,8 @@ from ml.borealis.model import BorealisModel
 from ml.errors import DecodingCancelledError
 from ml.pipeline.pipeline import Pipeline
 from ml.pipeline.recogniser import Recognise
+from ml.transcript import Completion
+from ml.types import RecognitionOptions
 
 T = TypeVar("T")
 
@@ -125,7 +127,7 @@ class Bench:
 
     def _pipeline(self, recognise: Recognise) -> Pipeline:
         spoken = _unspoken(recognise) if self.babbles else recognise
-        return Pipeline(self.decoder, CHUNK_DURATION_S, spoken, spoken)
+        return Pipeline(self.decoder, CHUNK_DURATION_S, spoken)
 
     def _floor(self) -> Floor:
         return measure(self.model, self.slots, self.sizes.floor_repeats)
@@ -166,7 +168,9 @@ def _in_turns(what: Sequence[T], rounds: int, run: Callable[[T], Run]) -> dict[T
 def _unspoken(recognise: Recognise) -> Recognise:
     """Drops what random weights say: taken for an endless repetition, it would be asked for again."""
 
-    def recognise_silently(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
-        return ("" for _ in recognise(chunks, cancelled))
+    def recognise_silently(
+        chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
+        return (Completion("") for _ in recognise(chunks, cancelled, options))
 
     return recognise_silently

@@ -21,8 +21,8 @@ from ml.cluster import deployment as serving
 from ml.cluster.client import PROJECT, ClusterOptions, joined
 from ml.cluster.deployment import Scale
 from ml.cluster.replica import ReplicaSpec
-from ml.pipeline.recogniser import Engine, recognise_with
-from ml.types import SAMPLE_RATE
+from ml.pipeline.recogniser import recognise_with
+from ml.types import SAMPLE_RATE, Engine, RecognitionOptions
 
 CHUNK_S = 30.0
 SLOTS = 8
@@ -117,7 +117,8 @@ def _recording(contender: Contender, chunks: int, on_answer: Callable[[], object
     recognise = recognise_with(contender.engine, window=4 * SLOTS * contender.replicas)
     before, meter, latencies = contender.gauges(), Meter(torch.device("cpu")), []
     started_s = time.perf_counter()
-    for _ in recognise((_chunk(number) for number in range(chunks)), threading.Event()):
+    waiting = (_chunk(number) for number in range(chunks))
+    for _ in recognise(waiting, threading.Event(), RecognitionOptions()):
         latencies.append(time.perf_counter() - started_s)
         on_answer()
     usage, after = meter.read(), contender.gauges()

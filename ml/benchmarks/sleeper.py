@@ -5,7 +5,8 @@ import time
 from collections.abc import Hashable
 from concurrent.futures import Future
 
-from ml.types import Waveform
+from ml.transcript import Completion
+from ml.types import RecognitionOptions, Waveform
 
 
 class Sleeper:
@@ -15,7 +16,7 @@ class Sleeper:
 
     def __init__(self, base_s: float, item_s: float, slots: int) -> None:
         self._base_s, self._item_s, self._slots = base_s, item_s, slots
-        self._waiting: list[Future[str]] = []
+        self._waiting: list[Future[Completion]] = []
         self._changed = threading.Condition()
         self._closed = False
         self._steps = self._stepped_rows = 0
@@ -27,9 +28,14 @@ class Sleeper:
         """Whether it can still answer."""
         return self._thread.is_alive()
 
-    def submit(self, waveform: Waveform, recording_id: Hashable = None, sampled: bool = False) -> "Future[str]":
+    def submit(
+        self,
+        waveform: Waveform,
+        recording_id: Hashable = None,
+        options: RecognitionOptions = RecognitionOptions(),  # noqa: B008 (frozen)
+    ) -> "Future[Completion]":
         """Queues a waveform (N,); its text to come is empty."""
-        future: Future[str] = Future()
+        future: Future[Completion] = Future()
         with self._changed:
             self._waiting.append(future)
             self._changed.notify_all()
@@ -53,9 +59,9 @@ class Sleeper:
             self._stepped_rows += len(batch)
             for future in batch:
                 if future.set_running_or_notify_cancel():
-                    future.set_result("")
+                    future.set_result(Completion(""))
 
-    def _next(self) -> "list[Future[str]]":
+    def _next(self) -> "list[Future[Completion]]":
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._waiting)
             batch, self._waiting = self._waiting[: self._slots], self._waiting[self._slots :]

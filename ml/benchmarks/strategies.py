@@ -17,7 +17,8 @@ from ml.borealis.model import BorealisModel
 from ml.engine.engine import Engine
 from ml.engine.scheduler import ChunkModel
 from ml.pipeline.recogniser import Recognise, recognise_with
-from ml.types import SAMPLE_RATE
+from ml.transcript import Completion
+from ml.types import SAMPLE_RATE, RecognitionOptions
 
 REFERENCE_BATCH = 32  # chunks
 
@@ -65,11 +66,13 @@ class Reference(_ThroughGenerate):
         self._extractor = WhisperFeatureExtractor(feature_size=N_MELS)
 
     def _recogniser(self, stages: Stages) -> Recognise:
-        def recognise(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        def recognise(
+            chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+        ) -> Iterator[Completion]:
             while batch := list(islice(chunks, REFERENCE_BATCH)):
                 with self._probe.recording(stages):
                     texts = self._run(batch, stages)
-                yield from texts
+                yield from map(Completion, texts)
                 if cancelled.is_set():
                     return
 
@@ -92,11 +95,13 @@ class Bare(_ThroughGenerate):
     name = "bare"
 
     def _recogniser(self, stages: Stages) -> Recognise:
-        def recognise(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        def recognise(
+            chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+        ) -> Iterator[Completion]:
             for chunk in chunks:
                 with self._probe.recording(stages):
                     texts = self._model.transcribe_batch([chunk.waveform])
-                yield from texts
+                yield from map(Completion, texts)
 
         return recognise
 

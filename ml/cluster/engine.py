@@ -18,7 +18,8 @@ from ml.cluster.monitor import Watch
 from ml.cluster.replica import FULL_SCALE, Replica, Samples
 from ml.engine.fair_queue import FairQueue
 from ml.errors import EngineStoppedError, RecognitionError
-from ml.types import SAMPLE_RATE, Waveform
+from ml.transcript import Completion
+from ml.types import SAMPLE_RATE, RecognitionOptions, Waveform
 
 MOST_DEATHS = 3  # a chunk over which so many replicas die is not given to another
 FIRST_PAUSE_S = 0.05  # before another attempt; doubled each time
@@ -42,13 +43,13 @@ class Request:
     """A chunk and its text to come."""
 
     waveform: Waveform
-    sampled: bool
-    future: "Future[str]" = field(default_factory=Future)
+    options: RecognitionOptions
+    future: "Future[Completion]" = field(default_factory=Future)
 
-    def answer(self, text: str) -> None:
+    def answer(self, completion: Completion) -> None:
         """Hands over the text, unless nobody wants it any more."""
         if not self.future.done() and self.future.set_running_or_notify_cancel():
-            self.future.set_result(text)
+            self.future.set_result(completion)
 
     def fail(self, error: BaseException) -> None:
         """Says that there will be no text, unless nobody waits for it any more."""
@@ -104,9 +105,14 @@ class ClusterEngine:
         own = (self._watch.ready, self._in_flight, self.retries)
         return {**found, **dict(zip(FRONT_FIGURES, map(float, own), strict=True))}
 
-    def submit(self, waveform: Waveform, recording_id: Hashable, sampled: bool = False) -> "Future[str]":
+    def submit(
+        self,
+        waveform: Waveform,
+        recording_id: Hashable = None,
+        options: RecognitionOptions = RecognitionOptions(),  # noqa: B008 (frozen)
+    ) -> "Future[Completion]":
         """Queues a waveform (N,) of at most 30 s and returns its text to come; see ml.engine.engine.Engine.submit."""
-        job = Request(waveform, sampled)
+        job = Request(waveform, options)
         if not self._waiting.put(recording_id, job):
             raise EngineStoppedError(STOPPED)
         job.future.add_done_callback(lambda future: self._evict(recording_id, job) if future.cancelled() else None)
@@ -189,7 +195,7 @@ class ClusterEngine:
         """Has a chunk recognised and tells whoever waits for it."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                job.answer(await self._text(_samples(job.waveform), job.sampled))
+                job.answer(await self._completion(_samples(job.waveform), job.options))
         except TimeoutError:
             _log.warning("Фрагмент не распознан за %.0f сек (RAY_CHUNK_TIMEOUT_S)", self._timeout_s)
         except asyncio.CancelledError:
@@ -197,12 +203,12 @@ class ClusterEngine:
         except Exception as error:  # a RecognitionError, or one of the replica's code that nobody expected
             job.fail(error)
 
-    async def _text(self, samples: Samples, sampled: bool) -> str:
+    async def _completion(self, samples: Samples, options: RecognitionOptions) -> Completion:
         """Asks replica after replica until one answers. Transcription is pure: nothing is lost by asking again."""
         deaths, pause_s = 0, FIRST_PAUSE_S
         while True:
             try:
-                answer = await self._ask(samples, sampled)
+                answer = await self._ask(samples, options)
             except ray.exceptions.RayTaskError:
                 raise
             except LOST as error:
@@ -210,7 +216,7 @@ class ClusterEngine:
                 _log.info("Фрагмент потерян репликой (%s), отправляется снова", type(error).__name__)
             else:
                 if not answer.stopped:
-                    return _text_of(answer)
+                    return _completion_of(answer)
             if deaths == MOST_DEATHS:
                 _log.warning("Над фрагментом умерло реплик: %d, больше он не отправляется", deaths)
                 raise RecognitionError(FAILED)
@@ -218,9 +224,9 @@ class ClusterEngine:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _ask(self, samples: Samples, sampled: bool) -> Answer:
+    async def _ask(self, samples: Samples, options: RecognitionOptions) -> Answer:
         """Asks one replica; the replica hears of it when nobody waits for its answer any more."""
-        response = self._replicas.recognise.remote(samples, sampled)
+        response = self._replicas.recognise.remote(samples, options)
         try:
             answer: Answer = await response
             return answer
@@ -229,10 +235,10 @@ class ClusterEngine:
             raise
 
 
-def _text_of(answer: Answer) -> str:
-    if answer.failed:
+def _completion_of(answer: Answer) -> Completion:
+    if answer.completion is None:
         raise RecognitionError(FAILED)
-    return answer.text
+    return answer.completion
 
 
 def _samples(waveform: Waveform) -> Samples:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ml.transcript import Completion
+
 
 @dataclass(frozen=True)
 class ReplicaStatus:
@@ -17,11 +19,10 @@ class ReplicaStatus:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a chunk: its text, or that the model fails over it, or that this replica is at its end."""
+    """The outcome of a chunk: its completion, or None where the model failed."""
 
-    text: str = ""
-    failed: bool = False
-    stopped: bool = False
+    completion: Completion | None = None
+    stopped: bool = False  # the replica is stopping: another one may answer
 
 
 ONLY_GROW = "engine_"  # such figures are sums since a replica's start

@@ -14,7 +14,8 @@ from ray import serve
 from ml.cluster.messages import Answer, ReplicaStatus
 from ml.errors import EngineStoppedError, RecognitionError
 from ml.heap import tune_malloc
-from ml.types import Waveform
+from ml.transcript import Completion
+from ml.types import RecognitionOptions, Waveform
 
 FULL_SCALE = 32768  # of 16-bit samples: what the decoder gives comes back exactly
 
@@ -32,8 +33,13 @@ class LocalEngine(Protocol):
     def busy_without_progress_s(self) -> float:
         """Seconds since it began what it is at; 0 while there is nothing to do."""
 
-    def submit(self, waveform: Waveform, recording_id: Hashable = None, sampled: bool = False) -> "Future[str]":
-        """Queues a waveform (N,) of at most 30 s; its text to come."""
+    def submit(
+        self,
+        waveform: Waveform,
+        recording_id: Hashable = None,
+        options: RecognitionOptions = RecognitionOptions(),  # noqa: B008 (frozen)
+    ) -> "Future[Completion]":
+        """See ml.types.Engine."""
 
     def gauges(self) -> dict[str, float]:
         """What is going on, for metrics."""
@@ -61,16 +67,18 @@ class Replica:
         self._recipe = recipe
         self._engine = recipe.make_engine()
 
-    async def recognise(self, samples: Samples, sampled: bool) -> Answer:
+    async def recognise(self, samples: Samples, options: RecognitionOptions) -> Answer:
         """The text of a chunk (N,) of at most 30 s. When the call is cancelled, the chunk leaves the engine."""
         waveform = samples.astype(np.float32)
         waveform /= FULL_SCALE
         try:  # fairness is the fronts' business: here whoever comes first is first
-            return Answer(await asyncio.wrap_future(self._engine.submit(waveform, object(), sampled)))
+            future = self._engine.submit(waveform, object(), options)
+            completion = await asyncio.wrap_future(future)
+            return Answer(completion)
         except EngineStoppedError:
             return Answer(stopped=True)
         except RecognitionError:
-            return Answer(failed=True)
+            return Answer()
 
     async def pulse(self) -> ReplicaStatus:
         """How it is. Raises RuntimeError where it is unwell."""

@@ -14,7 +14,8 @@ from ml.borealis.features import N_SAMPLES
 from ml.engine.fair_queue import FairQueue
 from ml.engine.scheduler import ChunkModel, Request, Scheduler
 from ml.errors import EngineStoppedError
-from ml.types import SAMPLE_RATE, Waveform
+from ml.transcript import Completion
+from ml.types import SAMPLE_RATE, RecognitionOptions, Waveform
 
 SLOTS = 32  # chunks in decoding at once
 QUEUE_CAPACITY = 64  # chunks one recording may have waiting: 0.12 GB at 30 s each
@@ -74,17 +75,22 @@ class Engine:
             **{f"engine_{name}": value for name, value in work.snapshot().items()},
         }
 
-    def submit(self, waveform: Waveform, recording_id: Hashable = None, sampled: bool = False) -> "Future[str]":
-        """Queues one chunk (N,) float32, 1 to 480,000 samples at 16 kHz, and returns its text to come.
+    def submit(
+        self,
+        waveform: Waveform,
+        recording_id: Hashable = None,
+        options: RecognitionOptions = RecognitionOptions(),  # noqa: B008 (frozen)
+    ) -> "Future[Completion]":
+        """Queue one chunk (N,) float32, 1 to 480,000 samples at 16 kHz; return its completion to come.
 
-        Recordings take turns, told apart by `recording_id`. `sampled` draws the text as the model card does. Blocks
-        while the recording's queue is full. Cancelling the future takes the chunk out of the queue or out of its slot. The
-        future fails with RecognitionError if the model fails over this chunk. Raises ValueError for anything but such
-        a chunk and EngineStoppedError once the engine is closed.
+        Recordings take turns, told apart by `recording_id`; the call blocks while its recording's queue is full.
+        `options.sampled` draws the text as the model card does. Cancelling the future evicts the chunk from the queue
+        or from its slot. The future fails with RecognitionError if the model fails over this chunk. Raises ValueError
+        for anything but such a chunk and EngineStoppedError once the engine is closed.
         """
         if waveform.dtype != np.float32 or waveform.ndim != 1 or not 0 < len(waveform) <= N_SAMPLES:
             raise ValueError(f"a chunk is 1 to {N_SAMPLES} float32 samples, got {waveform.dtype} {waveform.shape}")
-        job = Request(waveform, recording_id, time.perf_counter(), sampled or self._samples)
+        job = Request(waveform, recording_id, time.perf_counter(), options.sampled or self._samples)
         if not self._waiting.put(recording_id, job):
             raise EngineStoppedError(STOPPED)
         job.future.add_done_callback(self._evict(recording_id, job))
@@ -108,11 +114,11 @@ class Engine:
         for job in self._waiting.close() + self._batcher.inside():
             job.give_up()
 
-    def _evict(self, recording_id: Hashable, job: Request) -> "Callable[[Future[str]], None]":
+    def _evict(self, recording_id: Hashable, job: Request) -> "Callable[[Future[Completion]], None]":
         """What takes the chunk out of the queue when its future is cancelled."""
         reference = weakref.ref(job)  # the future must not hold on to the sound
 
-        def evict(future: "Future[str]") -> None:
+        def evict(future: "Future[Completion]") -> None:
             waiting = reference()
             if waiting and future.cancelled() and self._waiting.discard(recording_id, waiting):
                 waiting.drop()

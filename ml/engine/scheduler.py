@@ -16,7 +16,7 @@ from ml.borealis.cuda import Staged, make_readback, make_stager
 from ml.borealis.model import ENCODER_BATCH
 from ml.engine.slots import Decoder, Seat, Slots
 from ml.errors import EngineStoppedError, RecognitionError
-from ml.transcript import Unfinished
+from ml.transcript import Completion, FinishReason
 from ml.types import Waveform
 
 # Decode steps before a group of newcomers on a device that cannot do both at once, so that those seated keep moving.
@@ -60,7 +60,7 @@ class Request:
     recording_id: Hashable  # the recording it is of
     submitted_s: float
     sampled: bool = False  # rather than decoded greedily
-    future: "Future[str]" = field(default_factory=Future)
+    future: "Future[Completion]" = field(default_factory=Future)
 
     @property
     def seed(self) -> int:
@@ -70,10 +70,10 @@ class Request:
     def __post_init__(self) -> None:
         self._claim = threading.Lock()  # held by whoever finishes the future, for good
 
-    def answer(self, text: str) -> None:
+    def answer(self, completion: Completion) -> None:
         """Hands over the text, unless nobody wants it any more."""
         if self._is_open():
-            self.future.set_result(text)
+            self.future.set_result(completion)
 
     def drop(self) -> None:
         """Says that nobody wants the text; as executors do, for those who wait by concurrent.futures.wait."""
@@ -226,7 +226,8 @@ class Scheduler:
         """Answers those that have ended and frees the seats of those whom nobody wants any more."""
         for seat, text in zip(ended, self._decode([seat.tokens for seat in ended]) if ended else [], strict=True):
             del self._inside[seat.recording_id]
-            seat.recording_id.answer(Unfinished(text) if seat.unfinished else text)
+            reason = FinishReason.LENGTH if seat.unfinished else FinishReason.STOP
+            seat.recording_id.answer(Completion(text, reason))
             self.work.chunks += 1
         for seat in self._slots.occupied:
             if seat.recording_id.future.cancelled():

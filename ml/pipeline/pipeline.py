@@ -16,8 +16,8 @@ from ml.errors import DecodingCancelledError
 from ml.pipeline.recogniser import Recognise
 from ml.pipeline.repetition import RepetitionGuard, is_repetitive
 from ml.pipeline.text_merge import continue_text, merge_overlap
-from ml.transcript import Segment, StageTimes, Status, Transcript
-from ml.types import SAMPLE_RATE, Waveform
+from ml.transcript import Completion, Segment, StageTimes, Status, Transcript
+from ml.types import SAMPLE_RATE, RecognitionOptions, Waveform
 
 SEAM_S = 3.0  # heard again on either side of a cut that may be within a word
 
@@ -31,7 +31,6 @@ class Pipeline:
     decoder: AudioDecoder
     chunk_duration_s: float
     recognise: Recognise
-    recognise_again: Recognise  # another way of asking, for chunks whose answer is unsound
 
     def transcribe(
         self,
@@ -40,6 +39,7 @@ class Pipeline:
         pcm_sample_rate: int | None = None,
         cancelled: threading.Event | None = None,
         on_segment: OnSegment = lambda segment: None,
+        options: RecognitionOptions = RecognitionOptions(),  # noqa: B008 (frozen)
     ) -> Transcript:
         """Transcribes the seekable file `source`; `pcm_sample_rate` (Hz) says that it is raw PCM.
 
@@ -50,18 +50,24 @@ class Pipeline:
         """
         cancelled = cancelled or threading.Event()
         with self.decoder.open(source, pcm_sample_rate=pcm_sample_rate, cancelled=cancelled) as decoding:
-            return self.run(decoding, cancelled, on_segment)
+            return self.run(decoding, cancelled, on_segment, options)
 
-    def run(self, decoding: Decoding | PlainDecoding, cancelled: threading.Event, on_segment: OnSegment) -> Transcript:
+    def run(
+        self,
+        decoding: Decoding | PlainDecoding,
+        cancelled: threading.Event,
+        on_segment: OnSegment,
+        options: RecognitionOptions,
+    ) -> Transcript:
         """Transcribes what comes out of a decoding that has been started."""
-        run = _Run(self.chunk_duration_s, RepetitionGuard(self.recognise, self.recognise_again), cancelled, on_segment)
-        texts = self.recognise(run.chunks(decoding), cancelled)
+        run = _Run(self.chunk_duration_s, RepetitionGuard(self.recognise, options), cancelled, on_segment)
+        completions = self.recognise(run.chunks(decoding), cancelled, options)
         try:
-            for text in run.timed(texts):
-                run.take(text)
+            for completion in run.timed(completions):
+                run.take(completion)
         finally:
-            if isinstance(texts, Generator):
-                texts.close()  # it may be reading ahead: not beyond the end of the decoding
+            if isinstance(completions, Generator):
+                completions.close()  # it may be reading ahead: not beyond the end of the decoding
         run.finish()
         return Transcript(tuple(run.segments), decoding.duration_s, decoding.warnings, run.stages())
 
@@ -113,26 +119,27 @@ class _Run:
                 yield from self._note(chunk)
             self._at_end = block is None
 
-    def timed(self, texts: Iterator[str]) -> Iterator[str]:
+    def timed(self, completions: Iterator[Completion]) -> Iterator[Completion]:
         """The texts, with the time spent waiting for them."""
         while True:
             started_s = time.perf_counter()
-            text = next(texts, None)
+            completion = next(completions, None)
             self._all_s += time.perf_counter() - started_s
-            if text is None:
+            if completion is None:
                 return
-            yield text
+            yield completion
 
-    def take(self, text: str) -> None:
+    def take(self, completion: Completion) -> None:
         """Hears the text of the first chunk or seam that has none."""
         first = self._pending[0]
         assert not isinstance(first, Segment)
         if isinstance(first, _Overlap):
             with self._lock:
                 self._pending.popleft()
-                self._seam = "" if is_repetitive(text, first.chunk.end_s - first.chunk.start_s) else text
+                is_usable = not is_repetitive(completion, first.chunk.end_s - first.chunk.start_s)
+                self._seam = completion.text if is_usable else ""
             return
-        sound, status = self._guard.sound(first, text, self._cancelled)
+        sound, status = self._guard.verify(first, completion, self._cancelled)
         with self._lock:
             self._pending.popleft()
             if self._held and self._seam:

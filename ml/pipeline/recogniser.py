@@ -7,33 +7,28 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Protocol
 
 from ml.audio.splitter import Chunk
 from ml.errors import DecodingCancelledError, EngineStoppedError
-from ml.types import Waveform
+from ml.transcript import Completion
+from ml.types import Engine, RecognitionOptions
 
 CANCEL_POLL_S = 0.05  # how soon a cancellation is noticed while a chunk is being recognised
 
-Recognise = Callable[[Iterator[Chunk], threading.Event], Iterator[str]]
-"""Chunks, which may overlap, in; their texts out, in the same order, one for each. Ends early when the event is set."""
+Recognise = Callable[[Iterator[Chunk], threading.Event, RecognitionOptions], Iterator[Completion]]
+"""Chunks, which may overlap, in; one completion for each out, in order. Ends early when the event is set."""
 
 
-class Engine(Protocol):
-    """Whatever recognises single chunks in its own time."""
-
-    def submit(self, waveform: Waveform, recording_id: object, sampled: bool = False) -> "Future[str]":
-        """Queue a waveform (N,) of at most 30 s; blocks while its recording has too many waiting."""
-
-
-def recognise_with(engine: Engine, window: int, sampled: bool = False) -> Recognise:
+def recognise_with(engine: Engine, window: int) -> Recognise:
     """A recogniser that keeps up to `window` chunks of a recording in the engine at once.
 
     It reads ahead on a thread of its own, so that a text is handed on once it is there, though the next chunk is not.
     """
 
-    def recognise(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
-        ahead = _Ahead(engine, window, sampled, chunks, cancelled)
+    def recognise(
+        chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
+        ahead = _Ahead(engine, window, options, chunks, cancelled)
         try:
             for future in ahead.futures():
                 yield _wait(future, cancelled)
@@ -51,20 +46,25 @@ class _Ahead:
     """Submits the chunks of one recording to the engine. To be closed; before `ended`, once `cancelled` is set."""
 
     def __init__(
-        self, engine: Engine, window: int, sampled: bool, chunks: Iterator[Chunk], cancelled: threading.Event
+        self,
+        engine: Engine,
+        window: int,
+        options: RecognitionOptions,
+        chunks: Iterator[Chunk],
+        cancelled: threading.Event,
     ) -> None:
         self._engine = engine
-        self._sampled = sampled
+        self._options = options
         self._chunks = chunks
         self._cancelled = cancelled
         self.ended = False  # nothing more will be submitted
         self._room = threading.Semaphore(window)
-        self._futures: SimpleQueue[Future[str] | None] = SimpleQueue()  # None for the end
+        self._futures: SimpleQueue[Future[Completion] | None] = SimpleQueue()  # None for the end
         context = contextvars.copy_context()  # the request's id goes with it into the logs
         self._thread = threading.Thread(target=context.run, args=(self._run,), name="read-ahead")
         self._thread.start()
 
-    def futures(self) -> "Iterator[Future[str]]":
+    def futures(self) -> "Iterator[Future[Completion]]":
         """What was submitted, in order; reading the next one makes room for another."""
         while future := self._futures.get():
             yield future
@@ -84,7 +84,7 @@ class _Ahead:
                 while not self._room.acquire(timeout=CANCEL_POLL_S):
                     if self._cancelled.is_set():
                         raise DecodingCancelledError("Запрос отменён")
-                self._futures.put(self._engine.submit(chunk.waveform, recording_id, self._sampled))
+                self._futures.put(self._engine.submit(chunk.waveform, recording_id, self._options))
             self.ended = True
             self._futures.put(None)
         except BaseException as error:
@@ -98,13 +98,13 @@ class _Ahead:
                     future.cancel()
 
 
-def _failed(error: BaseException) -> "Future[str]":
-    future: Future[str] = Future()
+def _failed(error: BaseException) -> "Future[Completion]":
+    future: Future[Completion] = Future()
     future.set_exception(error)
     return future
 
 
-def _wait(future: "Future[str]", cancelled: threading.Event) -> str:
+def _wait(future: "Future[Completion]", cancelled: threading.Event) -> Completion:
     while True:
         try:
             return future.result(timeout=CANCEL_POLL_S)

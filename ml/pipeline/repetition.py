@@ -3,13 +3,14 @@
 import re
 import threading
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ml.audio.splitter import Chunk, split_at_pauses
 from ml.errors import DecodingCancelledError
 from ml.pipeline.recogniser import Recognise
 from ml.pipeline.text_merge import join_texts
-from ml.transcript import Status, Unfinished
+from ml.transcript import Completion, FinishReason, Status
+from ml.types import RecognitionOptions
 
 MAX_CHARACTERS_PER_S = 30.0  # nobody says more; fast Russian speech has about 20
 SPARE_CHARACTERS = 40  # so that a shout in half a second is not too much
@@ -27,13 +28,13 @@ def first_repeat(text: str) -> int | None:
     return None
 
 
-def is_repetitive(text: str, duration_s: float) -> bool:
-    """Whether `text` cannot be what was said in `duration_s`: a loop, too much of a muchness, or simply too much.
+def is_repetitive(completion: Completion, duration_s: float) -> bool:
+    """Whether the text cannot be what was said in `duration_s`: a loop, too little variety, or too many characters.
 
-    Neither can an answer that stopped at the limit on tokens, unless that is so low that nobody expects more.
+    A completion that stopped at the token limit counts as repetitive unless it is shorter than any loop.
     """
-    is_unfinished, text = isinstance(text, Unfinished), text.strip()
-    if is_unfinished and len(text) >= MIN_LOOP_CHARACTERS:
+    text = completion.text.strip()
+    if completion.finish_reason is FinishReason.LENGTH and len(text) >= MIN_LOOP_CHARACTERS:
         return True
     if len(text) > MAX_CHARACTERS_PER_S * duration_s + SPARE_CHARACTERS or first_repeat(text) is not None:
         return True
@@ -43,26 +44,26 @@ def is_repetitive(text: str, duration_s: float) -> bool:
 
 @dataclass(frozen=True)
 class RepetitionGuard:
-    """Asks again for chunks whose answer is unsound: in halves, then with `again`; what is left is cut short."""
+    """Recognises chunks again whose text repeats itself: in halves, then sampled; what still repeats is truncated."""
 
     recognise: Recognise
-    again: Recognise  # another way of asking, such as sampling
+    options: RecognitionOptions
 
-    def sound(self, chunk: Chunk, text: str, cancelled: threading.Event) -> tuple[str, Status]:
-        """A sound answer to `chunk`, whose first answer was `text`, and how it was come by.
+    def verify(self, chunk: Chunk, completion: Completion, cancelled: threading.Event) -> tuple[str, Status]:
+        """The text to use for `chunk`, whose first completion is given, and how it was obtained.
 
-        Raises DecodingCancelledError, and what the recognisers raise.
+        Raises DecodingCancelledError, and what the recogniser raises.
         """
-        if not is_repetitive(text, _duration_s(chunk)):
-            return text, Status.TRANSCRIBED
+        if not is_repetitive(completion, _duration_s(chunk)):
+            return completion.text, Status.TRANSCRIBED
         halves = _halves(chunk)
-        for recognise in (self.recognise, self.again):
-            answers = list(recognise(iter(halves), cancelled))
-            if len(answers) < len(halves) and cancelled.is_set():
+        for options in (self.options, replace(self.options, sampled=True)):
+            retries = list(self.recognise(iter(halves), cancelled, options))
+            if len(retries) < len(halves) and cancelled.is_set():
                 raise DecodingCancelledError("Запрос отменён")
-            if not any(is_repetitive(answer, _duration_s(half)) for half, answer in zip(halves, answers, strict=True)):
-                return join_texts(answers), Status.RETRIED
-        parts = [_cut(answer, _duration_s(half)) for half, answer in zip(halves, answers, strict=True)]
+            if not any(is_repetitive(retry, _duration_s(half)) for half, retry in zip(halves, retries, strict=True)):
+                return join_texts(retry.text for retry in retries), Status.RETRIED
+        parts = [_cut(retry.text, _duration_s(half)) for half, retry in zip(halves, retries, strict=True)]
         return join_texts(parts), Status.FLAGGED
 
 

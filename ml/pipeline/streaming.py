@@ -12,6 +12,7 @@ from ml.audio.truncation import ends_early
 from ml.errors import EmptyAudioError, UndecodableAudioError
 from ml.pipeline.pipeline import OnSegment, Pipeline
 from ml.transcript import Transcript
+from ml.types import RecognitionOptions
 
 
 class LiveTranscription:
@@ -28,6 +29,7 @@ class LiveTranscription:
         pcm_sample_rate: int | None,
         cancelled: threading.Event,
         on_segment: OnSegment = lambda segment: None,
+        options: RecognitionOptions = RecognitionOptions(),  # noqa: B008 (frozen)
     ) -> None:
         """`spool` is the seekable file that the caller keeps the pieces in; the rest is as for Pipeline.transcribe.
 
@@ -38,6 +40,7 @@ class LiveTranscription:
         self._pcm_sample_rate = pcm_sample_rate
         self._cancelled = cancelled
         self._on_segment = on_segment
+        self._options = options
         self._resources = ExitStack()
         self._decoding: Decoding | None = None
         self._transcript: Future[Transcript] = Future()
@@ -89,6 +92,7 @@ class LiveTranscription:
             pcm_sample_rate=self._pcm_sample_rate,
             cancelled=self._cancelled,
             on_segment=self._on_segment,
+            options=self._options,
         )
 
     def _start(self) -> None:
@@ -103,7 +107,7 @@ class LiveTranscription:
 
     def _work(self, decoding: Decoding) -> None:
         try:
-            self._transcript.set_result(self._pipeline.run(decoding, self._cancelled, self._on_segment))
+            self._transcript.set_result(self._pipeline.run(decoding, self._cancelled, self._on_segment, self._options))
         except BaseException as error:
             self._transcript.set_exception(error)
         finally:

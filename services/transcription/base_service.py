@@ -16,7 +16,8 @@ from ml.audio.ffmpeg import find_ffmpeg
 from ml.audio.splitter import Chunk
 from ml.errors import SpeechError
 from ml.pipeline.pipeline import Pipeline
-from ml.transcript import Segment, Transcript
+from ml.transcript import Completion, Segment, Transcript
+from ml.types import RecognitionOptions
 from resources.config import Settings
 from services.transcription.admission import Admission
 from services.transcription.errors import IN_BAND, UnsupportedFormatError, outcome_of
@@ -50,7 +51,7 @@ class TranscriptionServiceBase(ITranscriptionService):
         decoder = AudioDecoder(
             find_ffmpeg(settings.ffmpeg_binary), settings.audio_max_duration_s, settings.audio_decode_timeout_s
         )
-        pipeline = Pipeline(decoder, settings.model_chunk_duration, self.recognise, self.recognise_again)
+        pipeline = Pipeline(decoder, settings.model_chunk_duration, self.recognise)
         admission = Admission(settings.admission_max_bytes, settings.admission_max_queued_audio_s, self.queued_audio_s)
         self._transcriber = Transcriber(pipeline, admission, settings.stream_max_bytes, self._log_received)
         self._idle_watch = IdleWatch(settings.stream_idle_timeout_s)
@@ -61,16 +62,14 @@ class TranscriptionServiceBase(ITranscriptionService):
         if self._idle_watch:
             self._idle_watch.close()
 
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
-        """Turns chunks (≤ 30 s, in order) into their texts, one each, in the same order.
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
+        """Turn chunks (≤ 30 s, in order) into completions, one each, in the same order.
 
-        May read ahead as far as it likes, and should end soon once `cancelled` is set.
+        May read ahead without a limit, and should end soon once `cancelled` is set.
         """
         raise NotImplementedError(f"{type(self).__name__} fills neither recognise nor the calls")
-
-    def recognise_again(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
-        """As `recognise`, in another way, for chunks whose answers repeat themselves; the same way by default."""
-        return self.recognise(chunks, cancelled)
 
     def queued_audio_s(self) -> float:
         """Seconds of audio that wait to be recognised; new requests are refused while they are too many."""

@@ -14,6 +14,8 @@ import pytest
 
 from generated.v1 import transcription_pb2
 from ml.audio.splitter import Chunk
+from ml.transcript import Completion
+from ml.types import RecognitionOptions
 from resources.config import Settings
 from resources.logs import configure_logging
 from tests.conftest import FakeService, Serve, Stub
@@ -30,10 +32,12 @@ Configure = Callable[..., StringIO]
 class Talkative(FakeService):
     """Logs a line of its own over each chunk, on whatever thread that is recognised."""
 
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
         for _ in chunks:
             self._log.info("распознаю")
-            yield SECRET_TEXT
+            yield Completion(SECRET_TEXT)
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from ml.audio.splitter import Chunk
 from ml.benchmarks.ports import free_port
 from ml.errors import DecodingCancelledError
+from ml.transcript import Completion
+from ml.types import RecognitionOptions
 from resources.config import PROJECT_ROOT, Settings
 from tests.conftest import FakeService, Serve, settings_for_tests
 from tests.services.test_calls import pieces, wav
@@ -76,7 +78,9 @@ def test_calls_are_counted_by_method_and_outcome(serve: Serve) -> None:
 
 def test_call_that_fails_is_counted_by_its_status(serve: Serve) -> None:
     class Broken(FakeService):
-        def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        def recognise(
+            self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+        ) -> Iterator[Completion]:
             raise ZeroDivisionError
 
     port = free_port()
@@ -108,7 +112,9 @@ def test_call_that_its_client_gave_up_is_counted_as_cancelled(serve: Serve) -> N
             super().__init__()
             self.begun = threading.Event()
 
-        def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        def recognise(
+            self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+        ) -> Iterator[Completion]:
             self.begun.set()
             assert cancelled.wait(PATIENCE_S)
             yield from ()
@@ -127,9 +133,11 @@ def test_call_that_its_client_gave_up_is_counted_as_cancelled(serve: Serve) -> N
 
 def test_duration_of_a_call_falls_into_the_histogram(serve: Serve) -> None:
     class Slow(FakeService):
-        def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+        def recognise(
+            self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+        ) -> Iterator[Completion]:
             time.sleep(0.3)
-            yield from super().recognise(chunks, cancelled)
+            yield from super().recognise(chunks, cancelled, options)
 
     port = free_port()
     started_s = time.perf_counter()

@@ -12,6 +12,8 @@ from ml.audio.ffmpeg import find_ffmpeg
 from ml.audio.splitter import Chunk
 from ml.errors import AudioError
 from ml.pipeline.pipeline import Pipeline
+from ml.transcript import Completion
+from ml.types import RecognitionOptions
 from services.transcription.admission import Admission
 from services.transcription.errors import RequestError
 from services.transcription.spool import MAX_LOGGED_NAME, SUPPORTED_FORMATS, AudioInfo
@@ -45,9 +47,9 @@ rates = st.integers(-(2**31), 2**31 - 1) | st.sampled_from((0, 1000, 8000, 16_00
 descriptions = st.builds(AudioInfo, names, formats, rates)
 
 
-def recognise(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+def recognise(chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions) -> Iterator[Completion]:
     for number, _ in enumerate(chunks, start=1):
-        yield str(number)
+        yield Completion(str(number))
 
 
 DECODER = AudioDecoder(find_ffmpeg(), max_duration_s=30, timeout_s=20)
@@ -72,7 +74,7 @@ def transcribe(description: AudioInfo, audio_bytes: bytes, piece_bytes: int) -> 
     """Sends a recording through the service below the wire, whole and in pieces: both come to the same."""
     logged: list[str] = []
     transcriber = Transcriber(
-        Pipeline(DECODER, 10, recognise, recognise),
+        Pipeline(DECODER, 10, recognise),
         Admission(10**6, 10, lambda: 0.0),
         10**6,
         lambda described, size: logged.append(described.printable_filename),

@@ -11,6 +11,8 @@ import pytest
 
 from generated.v1 import transcription_pb2
 from ml.audio.splitter import Chunk
+from ml.transcript import Completion
+from ml.types import RecognitionOptions
 from tests.conftest import FakeService, Serve, Stub
 from tests.support import audio as media
 
@@ -25,10 +27,12 @@ class Remembers(FakeService):
         super().__init__()
         self.waveforms: list[weakref.ref[Any]] = []
 
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
         for chunk in chunks:
             self.waveforms.append(weakref.ref(chunk.waveform))
-            yield "текст"
+            yield Completion("текст")
 
     @property
     def held(self) -> int:

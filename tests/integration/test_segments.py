@@ -13,7 +13,8 @@ from generated.v1 import transcription_pb2
 from ml.audio.splitter import Chunk
 from ml.audio.vad import has_speech
 from ml.pipeline.pipeline import Pipeline
-from ml.transcript import Status
+from ml.transcript import Completion, Status
+from ml.types import RecognitionOptions
 from tests.conftest import FakeService, Serve
 from tests.services.test_calls import ask, pieces, wav
 from tests.support.audio import voice
@@ -47,9 +48,11 @@ class FakeDecoding:
         return iter(self._blocks)
 
 
-def name_chunks(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+def name_chunks(
+    chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+) -> Iterator[Completion]:
     for chunk in chunks:
-        yield str(chunk.start_sample)
+        yield Completion(str(chunk.start_sample))
 
 
 @settings(max_examples=30, deadline=None)
@@ -59,8 +62,8 @@ def name_chunks(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator
 def test_segments_cover_any_mixture_of_speech_and_silence(parts: list[tuple[bool, float]], target_s: int) -> None:
     blocks = [voice(length_s) if speech else np.zeros(int(length_s * RATE), np.float32) for speech, length_s in parts]
     decoding = FakeDecoding(blocks)
-    pipeline = Pipeline(None, target_s, name_chunks, name_chunks)  # type: ignore[arg-type]  # nothing is decoded
-    transcript = pipeline.run(decoding, threading.Event(), lambda segment: None)  # type: ignore[arg-type]
+    pipeline = Pipeline(None, target_s, name_chunks)  # type: ignore[arg-type]  # nothing is decoded
+    transcript = pipeline.run(decoding, threading.Event(), lambda segment: None, RecognitionOptions())  # type: ignore[arg-type]
     samples = [(round(s.start_s * RATE), round(s.end_s * RATE)) for s in transcript.segments]
     assert [start for start, _ in samples] == [0, *(end for _, end in samples[:-1])]
     assert samples[-1][1] == sum(map(len, blocks))

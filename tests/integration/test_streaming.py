@@ -10,6 +10,8 @@ import pytest
 
 from generated.v1 import transcription_pb2
 from ml.audio.splitter import Chunk
+from ml.transcript import Completion
+from ml.types import RecognitionOptions
 from tests.conftest import FakeService, Serve, Stub, sample
 from tests.services.test_calls import ask, pieces, wav
 from tests.support.audio import FORMATS, encode
@@ -20,9 +22,11 @@ PATIENCE_S = 20
 class Fingerprints(FakeService):
     """Answers each chunk with a fingerprint of its samples: two transcripts are equal only if every sample is."""
 
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
         for chunk in chunks:
-            yield hashlib.sha256(chunk.waveform.tobytes()).hexdigest()[:12]
+            yield Completion(hashlib.sha256(chunk.waveform.tobytes()).hexdigest()[:12])
 
 
 def stream(stub: Stub, data: bytes, size: int, name: str) -> transcription_pb2.TranscriptionResponse:
@@ -54,10 +58,12 @@ class Announcing(FakeService):
         super().__init__()
         self.first_recognised = threading.Event()
 
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
-        for text in super().recognise(chunks, cancelled):
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
+        for completion in super().recognise(chunks, cancelled, options):
             self.first_recognised.set()
-            yield text
+            yield completion
 
 
 def test_recognition_begins_before_the_upload_has_ended(serve: Serve) -> None:
@@ -81,10 +87,12 @@ class Stuck(FakeService):
         super().__init__()
         self.may_go_on = threading.Event()
 
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
-        for text in super().recognise(chunks, cancelled):
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
+        for completion in super().recognise(chunks, cancelled, options):
             assert self.may_go_on.wait(PATIENCE_S)
-            yield text
+            yield completion
 
 
 def test_client_is_held_back_while_recognition_is_behind(serve: Serve) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 from api.grpc.server import TranscriptionServer
 from generated.v1 import transcription_pb2_grpc
 from ml.audio.splitter import Chunk
+from ml.transcript import Completion
+from ml.types import RecognitionOptions
 from resources.config import PROJECT_ROOT, Settings
 from services.transcription.base_service import TranscriptionServiceBase
 from tests.conftest import settings_for_tests
@@ -39,14 +41,16 @@ class FakeService(TranscriptionServiceBase, transcription_pb2_grpc.Transcription
         super().start(settings)
         assert self.may_start.wait(PATIENCE_S)
 
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
         self.asked.set()
         while not self.may_answer.wait(0.01):
             if cancelled.is_set():
                 self.saw_cancellation.set()
                 return
         for chunk in chunks:
-            yield f"{len(chunk.waveform)}:{zlib.crc32(chunk.waveform.tobytes()):08x}"
+            yield Completion(f"{len(chunk.waveform)}:{zlib.crc32(chunk.waveform.tobytes()):08x}")
 
     def get_version(self) -> str:
         return "fake"

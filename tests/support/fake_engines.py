@@ -12,7 +12,8 @@ import ray
 
 from ml.cluster.replica import ReplicaSpec
 from ml.errors import EngineStoppedError, RecognitionError
-from ml.types import Waveform
+from ml.transcript import Completion
+from ml.types import RecognitionOptions, Waveform
 
 # What the first sample of a chunk asks of the engine; anything else asks for an answer.
 FAIL, STOP, EXIT, SLOW = 0.5, 0.25, 0.125, 0.0625
@@ -32,8 +33,10 @@ class SleepingEngine:
         self.busy_without_progress_s = 0.0
         self._node = ray.get_runtime_context().get_node_id()[:12]  # short, or it would be more than anybody says
 
-    def submit(self, waveform: Waveform, recording_id: Hashable = None, sampled: bool = False) -> "Future[str]":
-        future: Future[str] = Future()
+    def submit(
+        self, waveform: Waveform, recording_id: Hashable = None, options: RecognitionOptions | None = None
+    ) -> "Future[Completion]":
+        future: Future[Completion] = Future()
         threading.Thread(target=self._recognise, args=(waveform, future), daemon=True).start()
         return future
 
@@ -43,7 +46,7 @@ class SleepingEngine:
     def close(self) -> None:
         self.is_alive = False
 
-    def _recognise(self, waveform: Waveform, future: "Future[str]") -> None:
+    def _recognise(self, waveform: Waveform, future: "Future[Completion]") -> None:
         with self._free:
             self._count("engine_steps", 1)
             time.sleep(self._delay_s)
@@ -60,7 +63,7 @@ class SleepingEngine:
         elif waveform[0] == STOP and self._once():
             future.set_exception(EngineStoppedError("x"))
         else:
-            future.set_result(f"{self._node} {len(waveform)}")
+            future.set_result(Completion(f"{self._node} {len(waveform)}"))
             self._counts["engine_chunks"] += 1
 
     def _count(self, name: str, change: int) -> None:

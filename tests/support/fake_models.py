@@ -12,6 +12,7 @@ import torch
 
 from ml.borealis.cuda import HostStager
 from ml.engine.engine import Engine
+from ml.transcript import Completion
 from ml.types import Waveform
 
 PATIENCE_S = 20
@@ -70,7 +71,7 @@ class FakeModel:
     eos_id = END
     max_new_tokens = 40
     lanes = 1
-    samples = False
+    do_sample = False
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -174,8 +175,8 @@ def busy_engine(fake: FakeModel, slots: int = 4, queue_capacity: int = 64) -> It
             fake.gate.set()
 
 
-def texts_of(futures: Sequence["Future[str]"]) -> list[str]:
-    return [future.result(PATIENCE_S) for future in futures]
+def texts_of(futures: Sequence["Future[Completion]"]) -> list[str]:
+    return [future.result(PATIENCE_S).text for future in futures]
 
 
 def in_background(work: Callable[[], object]) -> "Future[object]":

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 from ml.audio.splitter import Chunk
+from ml.transcript import Completion
+from ml.types import RecognitionOptions
 from services.transcription.base_service import TranscriptionServiceBase
 
 
@@ -24,10 +26,12 @@ class Watched:
 class NumberingService(Watched, TranscriptionServiceBase):
     """Answers each chunk with its number within its recording; `at_chunk` hears of it first."""
 
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
         for number, _ in enumerate(chunks, start=1):
             self.note(number)
-            yield f"часть {number}"
+            yield Completion(f"часть {number}")
 
     def get_version(self) -> str:
         return "reciter"

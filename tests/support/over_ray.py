@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from ml.audio.splitter import Chunk
 from ml.cluster.client import ClusterOptions
 from ml.cluster.replica import ReplicaSpec
+from ml.transcript import Completion
+from ml.types import RecognitionOptions
 from resources.config import Settings
 from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from tests.support.fake_engines import recipe
@@ -18,7 +20,9 @@ class ReciterOverRay(Watched, BorealisRayTranscriptionService):
     def recipe(self, settings: Settings, options: ClusterOptions) -> ReplicaSpec:
         return recipe(delay_s=0.0)
 
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
-        for number, text in enumerate(super().recognise(chunks, cancelled), start=1):
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
+        for number, completion in enumerate(super().recognise(chunks, cancelled, options), start=1):
             self.note(number)
-            yield text
+            yield completion

@@ -9,6 +9,9 @@ import threading
 from collections.abc import Iterator
 from types import ModuleType
 
+from ml.transcript import Completion
+from ml.types import RecognitionOptions
+
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as start.py does, before anything loads grpc
 
 from ml.audio.splitter import Chunk
@@ -20,19 +23,23 @@ CHUNK_S = 1.5  # how long the slow one takes
 class Slow(NumberingService):
     """Takes its time over each chunk, unless it is not wanted any more."""
 
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
-        for text in super().recognise(chunks, cancelled):
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
+        for completion in super().recognise(chunks, cancelled, options):
             if cancelled.wait(CHUNK_S):
                 return
-            yield text
+            yield completion
 
 
 class Stuck(Slow):
     """Never ends of its own accord."""
 
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
         cancelled.wait()
-        yield from super().recognise(chunks, cancelled)
+        yield from super().recognise(chunks, cancelled, options)
 
 
 def main(arguments: list[str]) -> int:

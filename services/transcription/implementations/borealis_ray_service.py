@@ -9,6 +9,8 @@ from generated.v1 import transcription_pb2_grpc
 from ml.audio.splitter import Chunk
 from ml.errors import ClusterUnavailableError
 from ml.pipeline.recogniser import recognise_with
+from ml.transcript import Completion
+from ml.types import RecognitionOptions
 from resources.config import Settings
 from services.transcription.base_service import TranscriptionServiceBase
 from services.transcription.implementations.borealis_service import model_options
@@ -38,7 +40,6 @@ class BorealisRayTranscriptionService(TranscriptionServiceBase, transcription_pb
         options = cluster_options(settings)
         self._front = self._joined.enter_context(joined(options, self.recipe(settings, options)))
         self._recognise = recognise_with(self._front.engine, options.window)
-        self._recognise_sampled = recognise_with(self._front.engine, options.window, sampled=True)
 
     def recipe(self, settings: Settings, options: "ClusterOptions") -> "ReplicaSpec":
         """What the replicas are made of."""
@@ -46,13 +47,11 @@ class BorealisRayTranscriptionService(TranscriptionServiceBase, transcription_pb
 
         return replica_spec(model_options(settings), options)
 
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
         """See the base class."""
-        return self._recognise(chunks, cancelled)
-
-    def recognise_again(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
-        """See the base class: with the model card's sampling."""
-        return self._recognise_sampled(chunks, cancelled)
+        return self._recognise(chunks, cancelled, options)
 
     def model_identity(self) -> tuple[str, str]:
         """See the base class: of the model that the replicas run now."""

@@ -10,6 +10,8 @@ from ml.borealis.config import GenerationOptions
 from ml.borealis.load import ModelOptions, load_engine
 from ml.engine.engine import Engine
 from ml.pipeline.recogniser import recognise_with
+from ml.transcript import Completion
+from ml.types import RecognitionOptions
 from resources.config import Settings
 from services.transcription.base_service import TranscriptionServiceBase
 
@@ -30,15 +32,12 @@ class BorealisTranscriptionService(TranscriptionServiceBase, transcription_pb2_g
         self._engine = load_engine(model_options(settings))
         window = 2 * settings.model_batch_size
         self._recognise = recognise_with(self._engine, window)
-        self._recognise_sampled = recognise_with(self._engine, window, sampled=True)
 
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
         """See the base class."""
-        return self._recognise(chunks, cancelled)
-
-    def recognise_again(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
-        """See the base class: with the model card's sampling."""
-        return self._recognise_sampled(chunks, cancelled)
+        return self._recognise(chunks, cancelled, options)
 
     def model_identity(self) -> tuple[str, str]:
         """See the base class. A folder is named without its place on this machine."""

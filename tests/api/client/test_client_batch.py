@@ -13,6 +13,8 @@ import pytest
 
 from api.grpc.client.cli import main
 from ml.audio.splitter import Chunk
+from ml.transcript import Completion
+from ml.types import RecognitionOptions
 from tests.support.client_server import NOBODY, PATIENCE_S, ROOT, FakeService, expected_text, listening, write_wav
 
 Printed = pytest.CaptureFixture[str]
@@ -28,12 +30,14 @@ class Crowded(FakeService):
         self.most = 0
         self.answered = 0
 
-    def recognise(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
         with self._lock:
             self._present += 1
             self.most = max(self.most, self._present)
         time.sleep(0.2)
-        yield from super().recognise(chunks, cancelled)
+        yield from super().recognise(chunks, cancelled, options)
         with self._lock:
             self._present -= 1
             self.answered += 1

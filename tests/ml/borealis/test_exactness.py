@@ -12,6 +12,7 @@ from ml.borealis.config import GenerationOptions
 from ml.borealis.decoder import SlotDecoder
 from ml.borealis.model import BorealisModel
 from ml.engine.engine import Engine
+from ml.transcript import Completion
 from tests.support.checkpoints import HandMade, tone
 from tests.support.fake_models import PATIENCE_S, texts_of
 from tests.support.reference import (
@@ -130,14 +131,16 @@ def test_cancelling_some_changes_nothing_for_the_others(
     dice = random.Random(slots)
     order = dice.sample(range(CHUNKS), CHUNKS)
     chunks = NumberedChunks(alone)
-    futures: list[Future[str]] = []
+    futures: list[Future[Completion]] = []
     chunks.make_decoder = cancelling(chunks.make_decoder, lambda: dice.choice(futures[::2]).cancel())
     with Engine(chunks, slots) as engine:
         futures += [engine.submit(numbered_chunk(index), recording_id=index % 2) for index in order]
         wait(futures, PATIENCE_S)
-    assert [future.result() for future in futures[1::2]] == [ids_as_text(alone.tokens[index]) for index in order[1::2]]
+    assert [future.result().text for future in futures[1::2]] == [
+        ids_as_text(alone.tokens[index]) for index in order[1::2]
+    ]
     for index, future in zip(order[::2], futures[::2], strict=True):
-        assert future.cancelled() or future.result() == ids_as_text(alone.tokens[index])
+        assert future.cancelled() or future.result().text == ids_as_text(alone.tokens[index])
     assert any(future.cancelled() for future in futures)
 
 

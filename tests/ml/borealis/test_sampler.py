@@ -142,7 +142,7 @@ def sampling_chunks(alone: Alone, seed: int = 0) -> NumberedChunks:
 def sampled(alone: Alone) -> list[str]:
     """The text of each chunk when it is the engine's only one."""
     with Engine(sampling_chunks(alone), 1) as engine:
-        return [engine.submit(numbered_chunk(index)).result() for index in range(CHUNKS)]
+        return [engine.submit(numbered_chunk(index)).result().text for index in range(CHUNKS)]
 
 
 def test_a_sampled_text_is_the_same_alone_and_among_others(

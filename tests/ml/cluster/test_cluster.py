@@ -27,6 +27,7 @@ from ml.cluster.messages import ReplicaStatus
 from ml.cluster.replica import FULL_SCALE, ReplicaSpec
 from ml.engine.engine import Engine
 from ml.errors import RecognitionError
+from ml.transcript import Completion
 from resources.config import Settings
 from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from tests.conftest import ON_RAY, RAY_NODE, settings_for_tests
@@ -220,7 +221,7 @@ def test_calls_that_nobody_waits_for_leave_their_replicas(front: Served, deadlin
 
 def test_recordings_take_turns_in_the_front(front: Served) -> None:
     """A short recording that comes while a long one has a long line is not put behind that line."""
-    long: list[Future[str]] = [front.engine.submit(chunk(), "long") for _ in range(48)]
+    long: list[Future[Completion]] = [front.engine.submit(chunk(), "long") for _ in range(48)]
     short = front.engine.submit(chunk(), "short")
     short.result(PATIENCE_S)
     assert sum(future.done() for future in long) < 48

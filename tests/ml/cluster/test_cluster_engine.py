@@ -16,7 +16,8 @@ from ml.cluster.messages import Answer
 from ml.cluster.replica import FULL_SCALE
 from ml.errors import EngineStoppedError, RecognitionError
 from ml.pipeline.recogniser import recognise_with
-from ml.types import Waveform
+from ml.transcript import Completion
+from ml.types import RecognitionOptions, Waveform
 from tests.conftest import ON_RAY
 from tests.support.fake_engines import chunk
 
@@ -42,7 +43,7 @@ class FakeWatch:
 class FakeReplicas:
     """Answers call number n with what `say(n)` returns or raises, once the gate is open."""
 
-    def __init__(self, say: Say = lambda number: Answer("text")) -> None:
+    def __init__(self, say: Say = lambda number: Answer(Completion("text"))) -> None:
         self._say = say
         self.recognise = self
         self.gate = threading.Event()
@@ -51,7 +52,7 @@ class FakeReplicas:
         self.cancelled = 0
         self.inside = self.most_inside = 0
 
-    def remote(self, samples: np.ndarray, sampled: bool) -> "FakeReplicas.Response":
+    def remote(self, samples: np.ndarray, options: RecognitionOptions) -> "FakeReplicas.Response":
         self.heard.append(samples)
         return FakeReplicas.Response(self, len(self.heard) - 1)
 
@@ -109,7 +110,7 @@ def raising(errors: list[BaseException]) -> Say:
     def say(number: int) -> Answer:
         if number < len(errors):
             raise errors[number]
-        return Answer("text")
+        return Answer(Completion("text"))
 
     return say
 
@@ -126,13 +127,13 @@ LOSSES = {
 @pytest.mark.parametrize("loss", LOSSES)
 def test_lost_chunk_is_sent_again(make: Make, loss: str) -> None:
     engine = make(FakeReplicas(raising([LOSSES[loss]] * 2)))
-    assert engine.submit(chunk(), "a").result(PATIENCE_S) == "text"
+    assert engine.submit(chunk(), "a").result(PATIENCE_S).text == "text"
     assert engine.gauges()["cluster_retries"] == 2
 
 
 def test_chunk_of_a_replica_that_stops_is_sent_again(make: Make) -> None:
-    replicas = FakeReplicas(lambda number: Answer("text") if number else Answer(stopped=True))
-    assert make(replicas).submit(chunk(), "a").result(PATIENCE_S) == "text"
+    replicas = FakeReplicas(lambda number: Answer(Completion("text")) if number else Answer(stopped=True))
+    assert make(replicas).submit(chunk(), "a").result(PATIENCE_S).text == "text"
     assert len(replicas.heard) == 2
 
 
@@ -140,11 +141,11 @@ def test_chunk_over_which_replicas_keep_dying_fails_alone(make: Make) -> None:
     engine = make(FakeReplicas(raising([ray.exceptions.ActorDiedError()] * MOST_DEATHS)))
     with pytest.raises(RecognitionError, match="Модель не смогла"):
         engine.submit(chunk(), "a").result(PATIENCE_S)
-    assert engine.submit(chunk(), "a").result(PATIENCE_S) == "text"
+    assert engine.submit(chunk(), "a").result(PATIENCE_S).text == "text"
 
 
 def test_chunk_over_which_the_model_fails_is_not_sent_again(make: Make) -> None:
-    replicas = FakeReplicas(lambda number: Answer(failed=True))
+    replicas = FakeReplicas(lambda number: Answer())
     with pytest.raises(RecognitionError):
         make(replicas).submit(chunk(), "a").result(PATIENCE_S)
     assert len(replicas.heard) == 1
@@ -165,7 +166,7 @@ def test_no_more_chunks_are_sent_than_the_ready_replicas_hold(make: Make) -> Non
     assert engine.gauges()["queued_chunks"] == 20 - 3 * ONGOING
     assert engine.queued_audio_s == 20 - 3 * ONGOING
     replicas.gate.set()
-    assert [future.result(PATIENCE_S) for future in futures] == ["text"] * 20
+    assert [future.result(PATIENCE_S).text for future in futures] == ["text"] * 20
     assert replicas.most_inside == 3 * ONGOING
 
 
@@ -201,7 +202,7 @@ def test_chunks_wait_for_a_replica_and_go_on_when_there_is_one(make: Make) -> No
     assert not replicas.heard
     watch.ready = 1
     watch.on_change()
-    assert future.result(PATIENCE_S) == "text"
+    assert future.result(PATIENCE_S).text == "text"
 
 
 @pytest.mark.parametrize("ready", [0, 1])
@@ -241,13 +242,13 @@ def test_texts_of_a_recording_come_in_order_whoever_is_lost(make: Make) -> None:
     def say(number: int) -> Answer:
         if number % 3 == 0:
             raise ray.exceptions.ActorDiedError
-        return Answer(str(len(replicas.heard[number])))
+        return Answer(Completion(str(len(replicas.heard[number]))))
 
     replicas = FakeReplicas(say)
     lengths = list(range(1000, 1040))
     chunks = (Sized(np.zeros(length, np.float32)) for length in lengths)
-    texts = recognise_with(make(replicas), window=8)(chunks, threading.Event())  # type: ignore[arg-type]
-    assert list(texts) == [str(length) for length in lengths]
+    texts = recognise_with(make(replicas), window=8)(chunks, threading.Event(), RecognitionOptions())  # type: ignore[arg-type]
+    assert [completion.text for completion in texts] == [str(length) for length in lengths]
 
 
 class Sized:

@@ -15,6 +15,7 @@ from ml.benchmarks.sleeper import Sleeper
 from ml.cluster.messages import MetricsAggregator, ReplicaStatus
 from ml.errors import ClusterUnavailableError
 from ml.pipeline.recogniser import recognise_with
+from ml.types import RecognitionOptions
 from tests.conftest import settings_for_tests
 
 
@@ -50,12 +51,14 @@ def test_sleeping_engine_takes_as_long_as_its_batches() -> None:
     sleeper = Sleeper(base_s=0.1, item_s=0.01, slots=4)
     started_s = time.perf_counter()
     texts = list(
-        recognise_with(sleeper, window=8)(iter([Chunk(np.zeros(16_000, np.float32), 0)] * 8), threading.Event())
+        recognise_with(sleeper, window=8)(
+            iter([Chunk(np.zeros(16_000, np.float32), 0)] * 8), threading.Event(), RecognitionOptions()
+        )
     )
     took_s = time.perf_counter() - started_s
     figures = sleeper.gauges()
     sleeper.close()
-    assert texts == [""] * 8 and figures["engine_stepped_rows"] == 8
+    assert [completion.text for completion in texts] == [""] * 8 and figures["engine_stepped_rows"] == 8
     assert took_s >= figures["engine_steps"] * 0.1 + 8 * 0.01
 
 

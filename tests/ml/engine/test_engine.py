@@ -8,10 +8,11 @@ import pytest
 from ml.borealis.features import N_SAMPLES
 from ml.engine.engine import QUEUE_CAPACITY, Engine
 from ml.errors import RecognitionError
+from ml.transcript import Completion
 from tests.support.fake_models import PATIENCE_S, POISON, FakeModel, busy_engine, chunk, in_background, text, texts_of
 
 
-def cancelled(future: "Future[str]") -> bool:
+def cancelled(future: "Future[Completion]") -> bool:
     with pytest.raises(CancelledError):
         future.result(PATIENCE_S)
     return True
@@ -49,7 +50,7 @@ def test_recordings_take_turns_and_each_goes_oldest_first(fake: FakeModel, unhur
 
 def test_a_clip_that_comes_while_a_long_file_runs_is_let_in_next(fake: FakeModel, unhurried: None) -> None:
     with busy_engine(fake, slots=2) as engine:
-        clip: list[Future[str]] = []
+        clip: list[Future[Completion]] = []
         fake.at_step[8] = lambda: clip.append(engine.submit(chunk(99, 1), recording_id="a clip"))
         futures = [engine.submit(chunk(number, 4), recording_id="a long file") for number in range(1, 21)]
         fake.gate.set()
@@ -127,7 +128,7 @@ def test_another_clip_does_not_wait_until_the_first_is_finished(fake: FakeModel)
         fake.at_step[12] = lambda: futures.append(engine.submit(chunk(21, 30), recording_id="another clip"))
         fake.gate.set()
         texts_of(futures[:5])
-        assert futures[5].result(PATIENCE_S) == text(21, 30)
+        assert futures[5].result(PATIENCE_S).text == text(21, 30)
     assert fake.asked("encode") == [[0], [1], [20], [2], [21], [3], [4]]  # in turn
     assert steps_between_encodings(fake)[3:5] == [7, 4]
 
@@ -143,7 +144,7 @@ def test_a_chunk_cancelled_in_the_queue_is_never_encoded_and_leaves_its_place(fa
         doomed, kept = engine.submit(chunk(1)), engine.submit(chunk(2))
         assert doomed.cancel()
         late = in_background(lambda: engine.submit(chunk(3)))  # would block if the cancelled chunk still had its place
-        late_text = late.result(PATIENCE_S)
+        late_text = late.result(PATIENCE_S).text
         fake.gate.set()
         assert isinstance(late_text, Future)
         assert texts_of([kept, late_text]) == [text(2), text(3)]
@@ -171,7 +172,7 @@ def test_everybody_may_be_cancelled_at_any_step(fake: FakeModel, device_pace: st
             fake.at_step[step] = lambda doomed=doomed: [future.cancel() for future in doomed]
             fake.gate.set()
             wait(doomed, PATIENCE_S)
-            assert engine.submit(chunk(4)).result(PATIENCE_S) == text(4)
+            assert engine.submit(chunk(4)).result(PATIENCE_S).text == text(4)
 
 
 def test_a_recording_with_a_full_line_is_held_back_and_nobody_else(fake: FakeModel) -> None:
@@ -182,7 +183,7 @@ def test_a_recording_with_a_full_line_is_held_back_and_nobody_else(fake: FakeMod
         assert isinstance(clip.result(PATIENCE_S), Future)
         assert not wait([blocked], timeout=0.2).done
         fake.gate.set()
-        assert blocked.result(PATIENCE_S) == text(2)
+        assert blocked.result(PATIENCE_S).text == text(2)
 
 
 def test_a_line_has_a_bound_when_none_is_given(fake: FakeModel) -> None:
@@ -192,7 +193,7 @@ def test_a_line_has_a_bound_when_none_is_given(fake: FakeModel) -> None:
         assert not wait([blocked], timeout=0.2).done
         fake.gate.set()
         assert texts_of(futures) == [text(1)] * QUEUE_CAPACITY
-        assert blocked.result(PATIENCE_S) == text(2)
+        assert blocked.result(PATIENCE_S).text == text(2)
 
 
 def test_closing_cancels_what_waits_and_finishes_what_is_under_way(fake: FakeModel) -> None:
@@ -207,7 +208,7 @@ def test_closing_cancels_what_waits_and_finishes_what_is_under_way(fake: FakeMod
     assert all(map(cancelled, waiting))
     assert engine.is_alive
     fake.gate.set()
-    assert running.result(PATIENCE_S) == text(1, 9)
+    assert running.result(PATIENCE_S).text == text(1, 9)
     assert closing.result(PATIENCE_S) is None
     assert not engine.is_alive
     assert fake.asked("encode") == [[1]]
@@ -250,7 +251,7 @@ def test_anything_but_a_chunk_is_refused_to_the_caller_s_face(fake: FakeModel, w
 def test_a_chunk_of_the_longest_and_the_shortest_length_is_taken(fake: FakeModel) -> None:
     longest = np.pad(chunk(1), (0, N_SAMPLES - 2))
     with Engine(fake, 4) as engine:
-        assert engine.submit(longest).result(PATIENCE_S) == text(1)
+        assert engine.submit(longest).result(PATIENCE_S).text == text(1)
 
 
 def test_the_engine_counts_its_work(fake: FakeModel, unhurried: None) -> None:

@@ -16,17 +16,18 @@ from ml.engine import scheduler as batching
 from ml.engine.engine import Engine
 from ml.engine.scheduler import Request
 from ml.errors import EngineStoppedError, RecognitionError
+from ml.transcript import Completion
 from tests.support.fake_models import PATIENCE_S, POISON, FakeModel, busy_engine, chunk, in_background, text, texts_of
 
 
-def assert_only_the_poison_failed(fake: FakeModel, numbers: list[int], futures: list["Future[str]"]) -> None:
+def assert_only_the_poison_failed(fake: FakeModel, numbers: list[int], futures: list["Future[Completion]"]) -> None:
     for number, future in zip(numbers, futures, strict=True):
         if number == POISON:
             error = future.exception(PATIENCE_S)
             assert isinstance(error, RecognitionError)
             assert error.__cause__ is fake.error
         else:
-            assert future.result(PATIENCE_S) == text(number, number)
+            assert future.result(PATIENCE_S).text == text(number, number)
 
 
 @pytest.mark.parametrize("stage", ["encode", "prefill"])
@@ -41,7 +42,7 @@ def test_a_chunk_that_cannot_be_encoded_or_prefilled_fails_alone(
         futures = [engine.submit(chunk(number, number)) for number in numbers]
         fake.gate.set()
         assert_only_the_poison_failed(fake, numbers, futures)
-        assert engine.submit(chunk(7)).result(PATIENCE_S) == text(7)
+        assert engine.submit(chunk(7)).result(PATIENCE_S).text == text(7)
     assert numbers in fake.asked(stage)  # they were a group
 
 
@@ -57,7 +58,7 @@ def test_a_chunk_that_breaks_a_step_or_its_text_fails_alone(
         futures = [engine.submit(chunk(number, number if number != POISON else 8)) for number in numbers]
         fake.gate.set()
         assert_only_the_poison_failed(fake, numbers, futures)
-        assert engine.submit(chunk(7)).result(PATIENCE_S) == text(7)
+        assert engine.submit(chunk(7)).result(PATIENCE_S).text == text(7)
 
 
 def test_a_group_still_being_encoded_survives_a_step_that_fails(
@@ -91,7 +92,7 @@ def test_a_chunk_too_large_for_the_memory_by_itself_fails(fake: FakeModel) -> No
         assert isinstance(error, RecognitionError)
         assert isinstance(error.__cause__, torch.OutOfMemoryError)
         fake.largest_group = 1
-        assert engine.submit(chunk(2)).result(PATIENCE_S) == text(2)
+        assert engine.submit(chunk(2)).result(PATIENCE_S).text == text(2)
 
 
 def test_a_failure_is_logged_with_its_cause(fake: FakeModel, caplog: pytest.LogCaptureFixture) -> None:
@@ -164,7 +165,7 @@ def test_a_chunk_given_up_while_its_text_arrives_has_one_outcome() -> None:
     for _ in range(300):
         job = Request(chunk(1), recording_id=None, submitted_s=0.0)
         both_at_once(partial(job.answer, "text"), job.give_up)  # if either raised, whoever comes after were lost
-        assert job.future.exception(PATIENCE_S) is not None or job.future.result() == "text"
+        assert job.future.exception(PATIENCE_S) is not None or job.future.result().text == "text"
 
 
 def test_a_chunk_is_dropped_once_and_answered_never() -> None:

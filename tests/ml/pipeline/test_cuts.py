@@ -14,8 +14,8 @@ import pytest
 
 from ml.audio.splitter import Chunk
 from ml.pipeline.pipeline import Pipeline
-from ml.transcript import Transcript
-from ml.types import SAMPLE_RATE, Waveform
+from ml.transcript import Completion, Transcript
+from ml.types import SAMPLE_RATE, RecognitionOptions, Waveform
 from tests.conftest import SAMPLES
 
 LENGTH_S = 200.0
@@ -33,12 +33,14 @@ class Words:
     def __init__(self, words: list[Word]) -> None:
         self._words = words
 
-    def __call__(self, chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+    def __call__(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
         for chunk in chunks:
             heard = [
                 self._hear(word, chunk) for word in self._words if word[2] > chunk.start_s and word[1] < chunk.end_s
             ]
-            yield " ".join(filter(None, heard))
+            yield Completion(" ".join(filter(None, heard)))
 
     def _hear(self, word: Word, chunk: Chunk) -> str:
         text, start_s, end_s = word
@@ -104,8 +106,8 @@ def long_recording(
 
 def transcribe(waveform: Waveform, words: list[Word], target_s: float) -> Transcript:
     recognise = Words(words)
-    pipeline = Pipeline(None, target_s, recognise, recognise)  # type: ignore[arg-type]  # nothing is decoded
-    return pipeline.run(Blocks(waveform), threading.Event(), lambda segment: None)  # type: ignore[arg-type]
+    pipeline = Pipeline(None, target_s, recognise)  # type: ignore[arg-type]  # nothing is decoded
+    return pipeline.run(Blocks(waveform), threading.Event(), lambda segment: None, RecognitionOptions())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("target_s", [5, 10, 30])

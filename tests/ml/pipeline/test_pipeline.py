@@ -11,8 +11,8 @@ from ml.audio.splitter import Chunk
 from ml.errors import DecodingCancelledError
 from ml.pipeline.pipeline import Pipeline
 from ml.pipeline.recogniser import Recognise
-from ml.transcript import Segment, Status, Transcript
-from ml.types import SAMPLE_RATE, Waveform
+from ml.transcript import Completion, Segment, Status, Transcript
+from ml.types import SAMPLE_RATE, RecognitionOptions, Waveform
 from tests.support.audio import voice
 
 SILENT = np.zeros(SAMPLE_RATE, np.float32)
@@ -39,13 +39,15 @@ def transcribe(
     on_segment: Callable[[Segment], None] = lambda segment: None,
     cancelled: threading.Event | None = None,
 ) -> Transcript:
-    pipeline = Pipeline(None, 5, recognise, recognise)  # type: ignore[arg-type]  # nothing is decoded
-    return pipeline.run(blocks, cancelled or threading.Event(), on_segment)  # type: ignore[arg-type]
+    pipeline = Pipeline(None, 5, recognise)  # type: ignore[arg-type]  # nothing is decoded
+    return pipeline.run(blocks, cancelled or threading.Event(), on_segment, RecognitionOptions())  # type: ignore[arg-type]
 
 
-def number_them(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+def number_them(
+    chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+) -> Iterator[Completion]:
     for number, _ in enumerate(chunks, start=1):
-        yield str(number)
+        yield Completion(str(number))
 
 
 def test_sound_of_long_silences_is_not_kept() -> None:
@@ -71,8 +73,10 @@ def test_silence_is_told_as_soon_as_it_is_known() -> None:
 
 
 def test_recogniser_that_reads_everything_first_gets_each_text_to_its_chunk() -> None:
-    def read_all(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
-        yield from [f"{chunk.start_s:g}" for chunk in list(chunks)]
+    def read_all(
+        chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
+        yield from [Completion(f"{chunk.start_s:g}") for chunk in list(chunks)]
 
     told: list[Segment] = []
     parts = [SILENT] * 12 + [voice(9)] + [SILENT] * 12 + [voice(9)] + [SILENT] * 12
@@ -83,13 +87,17 @@ def test_recogniser_that_reads_everything_first_gets_each_text_to_its_chunk() ->
     assert spoken and all(segment.text == f"{segment.start_s:g}" for segment in spoken)
 
 
-def leave_out_the_last(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
-    yield from ["text"] * (len(list(chunks)) - 1)
+def leave_out_the_last(
+    chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+) -> Iterator[Completion]:
+    yield from [Completion("text")] * (len(list(chunks)) - 1)
 
 
-def stop_reading(chunks: Iterator[Chunk], cancelled: threading.Event) -> Iterator[str]:
+def stop_reading(
+    chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+) -> Iterator[Completion]:
     next(chunks)
-    yield "text"
+    yield Completion("text")
 
 
 @pytest.mark.parametrize("recognise", [leave_out_the_last, stop_reading])

@@ -10,6 +10,8 @@ import pytest
 from ml.audio.splitter import Chunk
 from ml.errors import UndecodableAudioError
 from ml.pipeline.recogniser import recognise_with
+from ml.transcript import Completion
+from ml.types import RecognitionOptions
 
 PATIENCE_S = 20
 
@@ -18,16 +20,16 @@ class FakeEngine:
     """Says the first sample of each chunk, at once unless it is told to wait."""
 
     def __init__(self, answers: bool = True) -> None:
-        self.futures: list[Future[str]] = []
+        self.futures: list[Future[Completion]] = []
         self.most_at_once = 0
         self._answers = answers
 
-    def submit(self, waveform: np.ndarray, recording_id: object, sampled: bool = False) -> "Future[str]":
-        future: Future[str] = Future()
+    def submit(self, waveform: np.ndarray, recording_id: object, options: RecognitionOptions) -> "Future[Completion]":
+        future: Future[Completion] = Future()
         self.futures.append(future)
         self.most_at_once = max(self.most_at_once, sum(not future.done() for future in self.futures))
         if self._answers:
-            future.set_result(str(int(waveform[0])))
+            future.set_result(Completion(str(int(waveform[0]))))
         return future
 
 
@@ -47,22 +49,22 @@ def test_text_is_handed_on_before_the_next_chunk_is_there() -> None:
         assert more.wait(PATIENCE_S)
         yield chunk(2)
 
-    texts = recognise_with(FakeEngine(), window=4)(chunks(), threading.Event())
-    assert next(texts) == "1"
+    texts = recognise_with(FakeEngine(), window=4)(chunks(), threading.Event(), RecognitionOptions())
+    assert next(texts).text == "1"
     more.set()
-    assert list(texts) == ["2"] and reading_ahead() == []
+    assert [completion.text for completion in texts] == ["2"] and reading_ahead() == []
 
 
 def test_no_more_chunks_than_the_window_are_in_the_engine() -> None:
     engine = FakeEngine(answers=False)
-    texts = recognise_with(engine, window=3)(map(chunk, range(10)), threading.Event())
+    texts = recognise_with(engine, window=3)(map(chunk, range(10)), threading.Event(), RecognitionOptions())
     found = []
-    answering = threading.Thread(target=lambda: found.extend(texts))
+    answering = threading.Thread(target=lambda: found.extend(completion.text for completion in texts))
     answering.start()
     for number in range(10):
         while len(engine.futures) <= number:
             assert answering.is_alive()
-        engine.futures[number].set_result(str(number))
+        engine.futures[number].set_result(Completion(str(number)))
     answering.join()
     assert found == [str(number) for number in range(10)] and engine.most_at_once <= 3
 
@@ -76,8 +78,8 @@ def test_whoever_leaves_early_cancels_what_is_in_the_engine_and_ends_the_wait_fo
         yield chunk(2)
         assert cancelled.wait(PATIENCE_S)
 
-    texts = recognise_with(engine, window=4)(chunks(), cancelled)
-    assert next(texts) == "1"
+    texts = recognise_with(engine, window=4)(chunks(), cancelled, RecognitionOptions())
+    assert next(texts).text == "1"
     while len(engine.futures) < 2:
         pass
     texts.close()  # type: ignore[attr-defined]  # it is a generator
@@ -90,8 +92,8 @@ def test_error_of_the_decoder_comes_after_the_texts_before_it_and_cancels_nobody
         raise UndecodableAudioError("broken")
 
     cancelled = threading.Event()
-    texts = recognise_with(FakeEngine(), window=4)(chunks(), cancelled)
-    assert next(texts) == "1"
+    texts = recognise_with(FakeEngine(), window=4)(chunks(), cancelled, RecognitionOptions())
+    assert next(texts).text == "1"
     with pytest.raises(UndecodableAudioError):
         next(texts)
     assert not cancelled.is_set() and reading_ahead() == []

@@ -14,8 +14,8 @@ from ml.benchmarks.weights import load_weights
 from ml.engine.engine import Engine
 from ml.pipeline.recogniser import recognise_with
 from ml.pipeline.repetition import RepetitionGuard, first_repeat, is_repetitive
-from ml.transcript import Status, Unfinished
-from ml.types import SAMPLE_RATE, Waveform
+from ml.transcript import Completion, FinishReason, Status
+from ml.types import SAMPLE_RATE, RecognitionOptions, Waveform
 from tests.conftest import SAMPLES
 
 NEW_TOKENS = 120
@@ -29,12 +29,11 @@ def way(request: pytest.FixtureRequest) -> Iterator[tuple[Engine, bool]]:
         yield engine, request.param
 
 
-def ask(engine: Engine, waveform: Waveform) -> tuple[str, str, Status]:
-    """The model's first answer, and the guard's text and status."""
-    recognise, again = (recognise_with(engine, window=4, sampled=sampled) for sampled in (False, True))
-    chunk = Chunk(waveform, 0)
-    (first,) = recognise(iter([chunk]), threading.Event())
-    return first, *RepetitionGuard(recognise, again).sound(chunk, first, threading.Event())
+def ask(engine: Engine, waveform: Waveform) -> tuple[Completion, str, Status]:
+    """The model's first completion, and the guard's text and status."""
+    recognise, options, chunk = recognise_with(engine, window=4), RecognitionOptions(), Chunk(waveform, 0)
+    (first,) = recognise(iter([chunk]), threading.Event(), options)
+    return first, *RepetitionGuard(recognise, options).verify(chunk, first, threading.Event())
 
 
 @pytest.mark.parametrize("name", ["music", "breaths", "knocks", "pink noise"])
@@ -48,6 +47,6 @@ def test_answer_that_does_not_end_is_never_handed_on_as_it_is(way: tuple[Engine,
     with wave.open(str(SAMPLES / "demo.wav")) as file:
         speech = np.frombuffer(file.readframes(int(5.4 * SAMPLE_RATE)), "<i2").astype(np.float32) / 32768
     first, text, status = ask(way[0], speech)
-    assert first and text and first_repeat(text) is None
-    assert isinstance(first, Unfinished) == way[1]
+    assert first.text and text and first_repeat(text) is None
+    assert (first.finish_reason is FinishReason.LENGTH) == way[1]
     assert (status is Status.TRANSCRIBED) == (not way[1])
