@@ -123,9 +123,9 @@ def cluster() -> Iterator[Any]:
 
 def _await_sole_model() -> None:
     """Replicas that another test has left may answer beside the new ones for a while."""
-    from ml.cluster import serving
+    from ml.cluster import deployment
 
-    replicas = serving.handle()
+    replicas = deployment.handle()
     assert_settles(lambda: len({pulse.version for pulse in serving.pulses(replicas)}), wanted=1, patience_s=300)
 
 

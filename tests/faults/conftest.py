@@ -48,10 +48,10 @@ def over_ray(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(scope="session")
 def reciting_cluster(cluster: Any) -> Iterator[str]:
     """The address of a cluster to which this process stays connected, so that what Ray holds it held before a test."""
-    from ml.cluster import serving
+    from ml.cluster import deployment
     from tests.support.over_ray import ReciterOverRay
 
-    is_new = serving.connect(cluster.address, "")
+    is_new = deployment.connect(cluster.address, "")
     house = ServerHarness(ReciterOverRay(), recordings.recording("wav", 100), ray_address=cluster.address)
     try:
         house.start()
@@ -59,7 +59,7 @@ def reciting_cluster(cluster: Any) -> Iterator[str]:
     finally:
         house.close()
         if is_new:
-            serving.disconnect()
+            deployment.disconnect()
 
 
 @pytest.fixture

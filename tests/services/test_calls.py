@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from generated.v1 import transcription_pb2
+from ml.transcript import Completion
 from tests.conftest import FakeService, Serve, Stub
 from tests.support.audio import voice
 
@@ -151,7 +152,7 @@ def test_message_over_the_limit_is_refused(serve: Serve) -> None:
 class BrokenService(FakeService):
     """Fails with a secret in its error."""
 
-    def recognise(self, chunks: object, cancelled: object) -> Iterator[str]:
+    def recognise(self, chunks: object, cancelled: object, options: object) -> Iterator[Completion]:
         raise KeyError("a secret of the server")
 
 

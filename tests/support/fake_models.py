@@ -70,7 +70,7 @@ class FakeModel:
     device = torch.device("cpu")
     eos_id = END
     max_new_tokens = 40
-    lanes = 1
+    encoder_workers = 1
     do_sample = False
 
     def __init__(self) -> None:

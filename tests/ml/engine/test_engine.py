@@ -31,7 +31,7 @@ def test_each_caller_gets_the_text_of_his_own_chunk(fake: FakeModel, device_pace
 
 def test_only_the_engine_s_thread_works_the_model(fake: FakeModel) -> None:
     with Engine(fake, 4) as engine:
-        callers = [in_background(lambda: engine.submit(chunk(1)).result(PATIENCE_S)) for _ in range(8)]
+        callers = [in_background(lambda: engine.submit(chunk(1)).result(PATIENCE_S).text) for _ in range(8)]
         assert {caller.result(PATIENCE_S) for caller in callers} == {text(1)}
     assert len(fake.threads) == 1
     assert {stage for stage, _ in fake.log} == {"encode", "prefill", "step", "decode"}
@@ -144,10 +144,10 @@ def test_a_chunk_cancelled_in_the_queue_is_never_encoded_and_leaves_its_place(fa
         doomed, kept = engine.submit(chunk(1)), engine.submit(chunk(2))
         assert doomed.cancel()
         late = in_background(lambda: engine.submit(chunk(3)))  # would block if the cancelled chunk still had its place
-        late_text = late.result(PATIENCE_S).text
+        late_future = late.result(PATIENCE_S)
         fake.gate.set()
-        assert isinstance(late_text, Future)
-        assert texts_of([kept, late_text]) == [text(2), text(3)]
+        assert isinstance(late_future, Future)
+        assert texts_of([kept, late_future]) == [text(2), text(3)]
     assert [1] not in fake.asked("encode")
 
 
