@@ -13,8 +13,8 @@ import pytest
 from api.grpc.server import TranscriptionServer
 from generated.v1 import transcription_pb2_grpc
 from ml.audio.splitter import Chunk
+from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 from resources.config import PROJECT_ROOT, Settings
 from services.transcription.base_service import TranscriptionServiceBase
 from services.transcription.implementations import BorealisTranscriptionService
@@ -126,7 +126,7 @@ def _await_sole_model() -> None:
     from ml.cluster import deployment
 
     replicas = deployment.handle()
-    assert_settles(lambda: len({pulse.version for pulse in serving.pulses(replicas)}), wanted=1, patience_s=300)
+    assert_settles(lambda: len({pulse.version for pulse in deployment.pulses(replicas)}), wanted=1, patience_s=300)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ml.audio.process import DecoderChild, Ending
 from ml.audio.truncation import ends_early
 from ml.audio.wav import plain_samples, read_blocks
 from ml.errors import AudioTooLongError, DecodingCancelledError, EmptyAudioError, UndecodableAudioError
-from ml.types import SAMPLE_RATE, Waveform
+from ml.interfaces import SAMPLE_RATE, Waveform
 
 BLOCK_BYTES = SAMPLE_RATE * SAMPLE_BYTES  # 32,000 bytes: one second
 DAMAGED_WARNING = "Запись повреждена или обрезана: распознана та её часть, которую удалось прочитать."

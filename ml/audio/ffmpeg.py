@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ml.errors import DecoderUnavailableError, InvalidSampleRateError
-from ml.types import SAMPLE_RATE
+from ml.interfaces import SAMPLE_RATE
 
 PROBE_TIMEOUT_S = 30.0
 # What a program needs to load its libraries; nothing else of our environment (tokens, keys) is the decoder's business.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.types import SAMPLE_RATE, Waveform
+from ml.interfaces import SAMPLE_RATE, Waveform
 
 MAX_CHUNK_S = 30
 MIN_TARGET_S = 1

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ml.audio.ffmpeg import SAMPLE_BYTES
 from ml.errors import DecodingCancelledError
-from ml.types import SAMPLE_RATE
+from ml.interfaces import SAMPLE_RATE
 
 _HEAD_BYTES = 64 * 1024  # a header longer than this is not plain
 _UNKNOWN_BYTES = 0x7FFF_0000  # lengths from here on mean that the writer did not know

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ml.types import SAMPLE_RATE, Waveform
+from ml.interfaces import SAMPLE_RATE, Waveform
 
 Random = np.random.Generator
 Background = Callable[[float, Random], Waveform]

@@ -20,10 +20,10 @@ from ml.benchmarks.sizes import Sizes
 from ml.benchmarks.strategies import Bare, Reference, Shared, Strategy
 from ml.borealis.model import BorealisModel
 from ml.errors import DecodingCancelledError
+from ml.interfaces import RecognitionOptions
 from ml.pipeline.pipeline import Pipeline
 from ml.pipeline.recogniser import Recognise
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 
 T = TypeVar("T")
 

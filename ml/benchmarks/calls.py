@@ -19,7 +19,7 @@ from ml.benchmarks.ports import free_port
 from ml.benchmarks.weights import ROOT
 from ml.borealis.model import BorealisModel
 from ml.engine.engine import Engine
-from ml.types import SAMPLE_RATE
+from ml.interfaces import SAMPLE_RATE
 
 STOP_TIMEOUT_S = 60.0
 READY = "ready"

@@ -21,8 +21,8 @@ from ml.cluster import deployment as serving
 from ml.cluster.client import PROJECT, ClusterOptions, joined
 from ml.cluster.deployment import Scale
 from ml.cluster.replica import ReplicaSpec
+from ml.interfaces import SAMPLE_RATE, Engine, RecognitionOptions
 from ml.pipeline.recogniser import recognise_with
-from ml.types import SAMPLE_RATE, Engine, RecognitionOptions
 
 CHUNK_S = 30.0
 SLOTS = 8

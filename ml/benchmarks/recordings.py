@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ml.audio.decoder import AudioDecoder
-from ml.types import SAMPLE_RATE, Waveform
+from ml.interfaces import SAMPLE_RATE, Waveform
 
 BURST_S = (0.4, 2.5)  # shortest and longest sound
 PAUSE_S = (0.2, 0.6)

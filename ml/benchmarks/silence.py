@@ -17,8 +17,8 @@ import torchaudio
 
 from ml.audio.vad import has_speech
 from ml.benchmarks.backgrounds import BACKGROUNDS
+from ml.interfaces import SAMPLE_RATE, Waveform
 from ml.tiny_model.speech import Espeak, Manner
-from ml.types import SAMPLE_RATE, Waveform
 
 CHUNK_S = 30.0  # the service's default
 VOICES = ("", "f2", "m3", "whisper")  # of espeak-ng

@@ -5,8 +5,8 @@ import time
 from collections.abc import Hashable
 from concurrent.futures import Future
 
+from ml.interfaces import RecognitionOptions, Waveform
 from ml.transcript import Completion
-from ml.types import RecognitionOptions, Waveform
 
 
 class Sleeper:

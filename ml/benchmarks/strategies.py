@@ -16,9 +16,9 @@ from ml.borealis.features import N_MELS
 from ml.borealis.model import BorealisModel
 from ml.engine.engine import Engine
 from ml.engine.scheduler import ChunkModel
+from ml.interfaces import SAMPLE_RATE, RecognitionOptions
 from ml.pipeline.recogniser import Recognise, recognise_with
 from ml.transcript import Completion
-from ml.types import SAMPLE_RATE, RecognitionOptions
 
 REFERENCE_BATCH = 32  # chunks
 

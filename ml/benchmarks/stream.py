@@ -11,7 +11,7 @@ from ml.benchmarks.floor import Cost
 from ml.benchmarks.load import Answers
 from ml.benchmarks.machine import Meter
 from ml.borealis.model import BorealisModel
-from ml.types import SAMPLE_RATE
+from ml.interfaces import SAMPLE_RATE
 
 SPEED = 20  # times real time
 BYTES_PER_S = SPEED * SAMPLE_RATE * 2  # of 16-bit samples

@@ -9,7 +9,7 @@ import torch
 
 from ml.borealis.decoder import SlotDecoder
 from ml.borealis.features import N_SAMPLES, pad_chunks
-from ml.types import Waveform
+from ml.interfaces import Waveform
 
 Prepare = Callable[[torch.Tensor], torch.Tensor]
 """Waveforms (B, N) on the device to audio embeddings (B, 375, H)."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchaudio.transforms import MelSpectrogram
 
-from ml.types import SAMPLE_RATE, Waveform
+from ml.interfaces import SAMPLE_RATE, Waveform
 
 CHUNK_S = 30  # seconds of sound in every input of the model, padding included
 N_SAMPLES = CHUNK_S * SAMPLE_RATE  # 480,000 samples in a chunk

@@ -15,7 +15,7 @@ from ml.borealis.encoder import make_encoder
 from ml.borealis.features import N_FRAMES, N_MELS, LogMel, pad_chunks
 from ml.borealis.prompt import Prompt, build_prompt, load_tokenizer
 from ml.errors import ModelFormatError
-from ml.types import Waveform
+from ml.interfaces import Waveform
 
 # Chunks in one pass of the encoder: a CPU's caches hold one, a GPU's activations stay below 1 GiB.
 ENCODER_BATCH = {"cpu": 1, "cuda": 16}

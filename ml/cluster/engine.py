@@ -18,8 +18,8 @@ from ml.cluster.monitor import Watch
 from ml.cluster.replica import FULL_SCALE, Replica, Samples
 from ml.engine.fair_queue import FairQueue
 from ml.errors import EngineStoppedError, RecognitionError
+from ml.interfaces import SAMPLE_RATE, RecognitionOptions, Waveform
 from ml.transcript import Completion
-from ml.types import SAMPLE_RATE, RecognitionOptions, Waveform
 
 MOST_DEATHS = 3  # a chunk over which so many replicas die is not given to another
 FIRST_PAUSE_S = 0.05  # before another attempt; doubled each time

@@ -14,8 +14,8 @@ from ray import serve
 from ml.cluster.messages import Answer, ReplicaStatus
 from ml.errors import EngineStoppedError, RecognitionError
 from ml.heap import tune_malloc
+from ml.interfaces import RecognitionOptions, Waveform
 from ml.transcript import Completion
-from ml.types import RecognitionOptions, Waveform
 
 FULL_SCALE = 32768  # of 16-bit samples: what the decoder gives comes back exactly
 
@@ -39,7 +39,7 @@ class LocalEngine(Protocol):
         recording_id: Hashable = None,
         options: RecognitionOptions = RecognitionOptions(),  # noqa: B008 (frozen)
     ) -> "Future[Completion]":
-        """See ml.types.Engine."""
+        """See ml.interfaces.Engine."""
 
     def gauges(self) -> dict[str, float]:
         """What is going on, for metrics."""

@@ -14,8 +14,8 @@ from ml.borealis.features import N_SAMPLES
 from ml.engine.fair_queue import FairQueue
 from ml.engine.scheduler import ChunkModel, Request, Scheduler
 from ml.errors import EngineStoppedError
+from ml.interfaces import SAMPLE_RATE, RecognitionOptions, Waveform
 from ml.transcript import Completion
-from ml.types import SAMPLE_RATE, RecognitionOptions, Waveform
 
 SLOTS = 32  # chunks in decoding at once
 QUEUE_CAPACITY = 64  # chunks one recording may have waiting: 0.12 GB at 30 s each

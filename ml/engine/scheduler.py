@@ -16,8 +16,8 @@ from ml.borealis.cuda import Staged, make_readback, make_stager
 from ml.borealis.model import ENCODER_BATCH
 from ml.engine.slots import Decoder, Seat, Slots
 from ml.errors import EngineStoppedError, RecognitionError
+from ml.interfaces import Waveform
 from ml.transcript import Completion, FinishReason
-from ml.types import Waveform
 
 # Decode steps before a group of newcomers on a device that cannot do both at once, so that those seated keep moving.
 # With few steps the slots fill up, which makes a step cheap for each.

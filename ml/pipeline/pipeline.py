@@ -13,11 +13,11 @@ from ml.audio.decoder import AudioDecoder, Decoding, PlainDecoding
 from ml.audio.splitter import Chunk, PauseSplitter
 from ml.audio.vad import has_speech
 from ml.errors import DecodingCancelledError
+from ml.interfaces import SAMPLE_RATE, RecognitionOptions, Waveform
 from ml.pipeline.recogniser import Recognise
 from ml.pipeline.repetition import RepetitionGuard, is_repetitive
 from ml.pipeline.text_merge import continue_text, merge_overlap
 from ml.transcript import Completion, Segment, StageTimes, Status, Transcript
-from ml.types import SAMPLE_RATE, RecognitionOptions, Waveform
 
 SEAM_S = 3.0  # heard again on either side of a cut that may be within a word
 

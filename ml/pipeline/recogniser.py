@@ -10,8 +10,8 @@ from queue import Empty, SimpleQueue
 
 from ml.audio.splitter import Chunk
 from ml.errors import DecodingCancelledError, EngineStoppedError
+from ml.interfaces import Engine, RecognitionOptions
 from ml.transcript import Completion
-from ml.types import Engine, RecognitionOptions
 
 CANCEL_POLL_S = 0.05  # how soon a cancellation is noticed while a chunk is being recognised
 

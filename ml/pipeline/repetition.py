@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from ml.audio.splitter import Chunk, split_at_pauses
 from ml.errors import DecodingCancelledError
+from ml.interfaces import RecognitionOptions
 from ml.pipeline.recogniser import Recognise
 from ml.pipeline.text_merge import join_texts
 from ml.transcript import Completion, FinishReason, Status
-from ml.types import RecognitionOptions
 
 MAX_CHARACTERS_PER_S = 30.0  # nobody says more; fast Russian speech has about 20
 SPARE_CHARACTERS = 40  # so that a shout in half a second is not too much

@@ -10,9 +10,9 @@ from typing import BinaryIO
 from ml.audio.decoder import Decoding
 from ml.audio.truncation import ends_early
 from ml.errors import EmptyAudioError, UndecodableAudioError
+from ml.interfaces import RecognitionOptions
 from ml.pipeline.pipeline import OnSegment, Pipeline
 from ml.transcript import Transcript
-from ml.types import RecognitionOptions
 
 
 class LiveTranscription:

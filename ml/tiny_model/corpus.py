@@ -20,10 +20,10 @@ import numpy.typing as npt
 import torch
 import torchaudio
 
+from ml.interfaces import SAMPLE_RATE, Waveform
 from ml.tiny_model import vocabulary
 from ml.tiny_model.mel import mel_power, to_bytes
 from ml.tiny_model.speech import HELD_OUT_VARIANTS, Espeak, Manner, Speech, festival_speech, is_pause
-from ml.types import SAMPLE_RATE, Waveform
 
 FRAME_SAMPLES = 160  # one mel frame, 10 ms
 GROUP = 200  # utterances that share one MP3 round trip

@@ -8,10 +8,10 @@ from random import Random
 
 import numpy as np
 
+from ml.interfaces import SAMPLE_RATE, Waveform
 from ml.tiny_model.corpus import encoded, trained_variants, write_wav
 from ml.tiny_model.evaluation import Clip, recording, short_clips
 from ml.tiny_model.speech import HELD_OUT_VARIANTS, Espeak
-from ml.types import SAMPLE_RATE, Waveform
 
 SEED = 4242  # no pool and no test during training uses it
 

@@ -7,10 +7,10 @@ from random import Random
 
 import numpy as np
 
+from ml.interfaces import SAMPLE_RATE, Waveform
 from ml.tiny_model import vocabulary
 from ml.tiny_model.corpus import punctuated, resampled, trained_variants
 from ml.tiny_model.speech import HELD_OUT_VARIANTS, Espeak, Manner
-from ml.types import SAMPLE_RATE, Waveform
 
 
 @dataclass(frozen=True)

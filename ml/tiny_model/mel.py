@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torchaudio
 
-from ml.types import SAMPLE_RATE
+from ml.interfaces import SAMPLE_RATE
 
 FLOOR = 1e-10  # mel power that Whisper's front end calls silence
 _LOG_FLOOR, _LOG_TOP = -10.0, 3.0  # log10 of the power that bytes 0 and 255 stand for

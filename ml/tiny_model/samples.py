@@ -8,10 +8,10 @@ from random import Random
 
 import numpy as np
 
+from ml.interfaces import SAMPLE_RATE
 from ml.tiny_model.corpus import encoded, write_wav
 from ml.tiny_model.evaluation import Clip, joined, recording, utterance
 from ml.tiny_model.speech import Espeak
-from ml.types import SAMPLE_RATE
 
 FOLDER = Path(__file__).parents[2] / "resources" / "samples"
 SEED = 20

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml.types import Waveform
+from ml.interfaces import Waveform
 
 HELD_OUT_VARIANTS = ("m7", "f5", "klatt2", "Andy")  # kept for judging, never trained on
 LIBRARY = "libespeak-ng.so.1"

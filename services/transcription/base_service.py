@@ -15,9 +15,9 @@ from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
 from ml.audio.splitter import Chunk
 from ml.errors import SpeechError
+from ml.interfaces import RecognitionOptions
 from ml.pipeline.pipeline import Pipeline
 from ml.transcript import Completion, Segment, Transcript
-from ml.types import RecognitionOptions
 from resources.config import Settings
 from services.transcription.admission import Admission
 from services.transcription.errors import IN_BAND, UnsupportedFormatError, outcome_of

@@ -14,8 +14,8 @@ import pytest
 
 from generated.v1 import transcription_pb2
 from ml.audio.splitter import Chunk
+from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 from resources.config import Settings
 from resources.logs import configure_logging
 from tests.conftest import FakeService, Serve, Stub

@@ -20,8 +20,8 @@ from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from ml.audio.splitter import Chunk
 from ml.benchmarks.ports import free_port
 from ml.errors import DecodingCancelledError
+from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 from resources.config import PROJECT_ROOT, Settings
 from tests.conftest import FakeService, Serve, settings_for_tests
 from tests.services.test_calls import pieces, wav

@@ -14,7 +14,7 @@ from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
 from ml.audio.truncation import ends_early
 from ml.errors import AudioError
-from ml.types import SAMPLE_RATE
+from ml.interfaces import SAMPLE_RATE
 from tests.fuzz.mutations import SEEDS, arbitrary, damaged, seed
 from tests.support import audio as media
 

@@ -11,9 +11,9 @@ from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
 from ml.audio.splitter import Chunk
 from ml.errors import AudioError
+from ml.interfaces import RecognitionOptions
 from ml.pipeline.pipeline import Pipeline
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 from services.transcription.admission import Admission
 from services.transcription.errors import RequestError
 from services.transcription.spool import MAX_LOGGED_NAME, SUPPORTED_FORMATS, AudioInfo

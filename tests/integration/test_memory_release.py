@@ -11,8 +11,8 @@ import pytest
 
 from generated.v1 import transcription_pb2
 from ml.audio.splitter import Chunk
+from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 from tests.conftest import FakeService, Serve, Stub
 from tests.support import audio as media
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from generated.v1 import transcription_pb2
 from ml.audio.splitter import Chunk
 from ml.audio.vad import has_speech
+from ml.interfaces import RecognitionOptions
 from ml.pipeline.pipeline import Pipeline
 from ml.transcript import Completion, Status
-from ml.types import RecognitionOptions
 from tests.conftest import FakeService, Serve
 from tests.services.test_calls import ask, pieces, wav
 from tests.support.audio import voice

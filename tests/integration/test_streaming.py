@@ -10,8 +10,8 @@ import pytest
 
 from generated.v1 import transcription_pb2
 from ml.audio.splitter import Chunk
+from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 from tests.conftest import FakeService, Serve, Stub, sample
 from tests.services.test_calls import ask, pieces, wav
 from tests.support.audio import FORMATS, encode

@@ -13,10 +13,10 @@ from ml import transcribe as defaults
 from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
 from ml.audio.splitter import Chunk
+from ml.interfaces import RecognitionOptions
 from ml.pipeline.pipeline import Pipeline
 from ml.transcribe import main, transcribe
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 from resources.config import PROJECT_ROOT, Settings
 from tests.support.audio import pcm, voice
 

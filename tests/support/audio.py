@@ -16,7 +16,7 @@ import imageio_ffmpeg
 import numpy as np
 from pydub import AudioSegment
 
-from ml.types import SAMPLE_RATE, Waveform
+from ml.interfaces import SAMPLE_RATE, Waveform
 
 FFMPEG = Path(imageio_ffmpeg.get_ffmpeg_exe())
 AudioSegment.converter = str(FFMPEG)

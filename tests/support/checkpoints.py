@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM,
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from ml.borealis.prompt import END_OF_AUDIO, START_OF_AUDIO, SYSTEM_TEXT, USER_TEXT
-from ml.types import SAMPLE_RATE
+from ml.interfaces import SAMPLE_RATE
 
 D_MODEL = 128
 HIDDEN = 128

@@ -13,8 +13,8 @@ import numpy as np
 from api.grpc.server import TranscriptionServer
 from generated.v1 import transcription_pb2_grpc
 from ml.audio.splitter import Chunk
+from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 from resources.config import PROJECT_ROOT, Settings
 from services.transcription.base_service import TranscriptionServiceBase
 from tests.conftest import settings_for_tests

@@ -12,8 +12,8 @@ import ray
 
 from ml.cluster.replica import ReplicaSpec
 from ml.errors import EngineStoppedError, RecognitionError
+from ml.interfaces import RecognitionOptions, Waveform
 from ml.transcript import Completion
-from ml.types import RecognitionOptions, Waveform
 
 # What the first sample of a chunk asks of the engine; anything else asks for an answer.
 FAIL, STOP, EXIT, SLOW = 0.5, 0.25, 0.125, 0.0625

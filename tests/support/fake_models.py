@@ -12,8 +12,8 @@ import torch
 
 from ml.borealis.cuda import HostStager
 from ml.engine.engine import Engine
+from ml.interfaces import Waveform
 from ml.transcript import Completion
-from ml.types import Waveform
 
 PATIENCE_S = 20
 POISON = 666

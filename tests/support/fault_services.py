@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 from ml.audio.splitter import Chunk
+from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 from services.transcription.base_service import TranscriptionServiceBase
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from ml.audio.splitter import Chunk
 from ml.cluster.client import ClusterOptions
 from ml.cluster.replica import ReplicaSpec
+from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 from resources.config import Settings
 from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from tests.support.fake_engines import recipe

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator
 from types import ModuleType
 
+from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # as start.py does, before anything loads grpc
 

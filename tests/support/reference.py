@@ -11,7 +11,7 @@ from ml.borealis.config import GenerationOptions
 from ml.borealis.decoder import SlotDecoder
 from ml.borealis.model import BorealisModel
 from ml.engine.slots import Decoder
-from ml.types import Waveform
+from ml.interfaces import Waveform
 from tests.support.checkpoints import HIDDEN
 
 CHUNKS = 12

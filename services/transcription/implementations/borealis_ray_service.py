@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from generated.v1 import transcription_pb2_grpc
 from ml.audio.splitter import Chunk
 from ml.errors import ClusterUnavailableError
+from ml.interfaces import RecognitionOptions
 from ml.pipeline.recogniser import recognise_with
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 from resources.config import Settings
 from services.transcription.base_service import TranscriptionServiceBase
 from services.transcription.implementations.borealis_service import model_options

@@ -9,9 +9,9 @@ from ml.audio.splitter import Chunk
 from ml.borealis.config import GenerationOptions
 from ml.borealis.load import ModelOptions, load_engine
 from ml.engine.engine import Engine
+from ml.interfaces import RecognitionOptions
 from ml.pipeline.recogniser import recognise_with
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 from resources.config import Settings
 from services.transcription.base_service import TranscriptionServiceBase
 

@@ -13,8 +13,8 @@ import pytest
 
 from api.grpc.client.cli import main
 from ml.audio.splitter import Chunk
+from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 from tests.support.client_server import NOBODY, PATIENCE_S, ROOT, FakeService, expected_text, listening, write_wav
 
 Printed = pytest.CaptureFixture[str]

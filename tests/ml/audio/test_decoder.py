@@ -12,7 +12,7 @@ import pytest
 from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
 from ml.errors import AudioTooLongError, EmptyAudioError, InvalidSampleRateError
-from ml.types import SAMPLE_RATE, Waveform
+from ml.interfaces import SAMPLE_RATE, Waveform
 from tests.support import audio as media
 
 nothing_left_behind = pytest.fixture(autouse=True)(media.nothing_left_behind)

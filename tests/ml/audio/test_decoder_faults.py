@@ -18,7 +18,7 @@ import pytest
 from ml.audio.decoder import DAMAGED_WARNING, AudioDecoder, Decoding
 from ml.audio.ffmpeg import CONTAINERS, decode_command, find_ffmpeg
 from ml.errors import AudioTooLongError, DecodingCancelledError, EmptyAudioError, SpeechError, UndecodableAudioError
-from ml.types import SAMPLE_RATE
+from ml.interfaces import SAMPLE_RATE
 from tests.support import audio as media
 
 nothing_left_behind = pytest.fixture(autouse=True)(media.nothing_left_behind)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml.audio.splitter import MAX_CHUNK_S, Chunk, PauseSplitter, split_at_pauses
-from ml.types import SAMPLE_RATE, Waveform
+from ml.interfaces import SAMPLE_RATE, Waveform
 
 SOUNDS = ("speech", "noise", "tone", "silence", "offset", "clipped", "fading", "clicks")
 

@@ -9,7 +9,7 @@ import pytest
 from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
 from ml.audio.splitter import Chunk, split_at_pauses
-from ml.types import SAMPLE_RATE, Waveform
+from ml.interfaces import SAMPLE_RATE, Waveform
 from resources.config import PROJECT_ROOT
 
 SAMPLES = PROJECT_ROOT / "resources" / "samples"

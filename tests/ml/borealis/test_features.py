@@ -6,7 +6,7 @@ import torch
 from transformers import WhisperFeatureExtractor
 
 from ml.borealis.features import N_FRAMES, N_MELS, N_SAMPLES, LogMel
-from ml.types import SAMPLE_RATE
+from ml.interfaces import SAMPLE_RATE
 
 
 def waveforms() -> dict[str, np.ndarray]:

@@ -15,9 +15,9 @@ from ml.cluster.engine import MOST_DEATHS, ClusterEngine
 from ml.cluster.messages import Answer
 from ml.cluster.replica import FULL_SCALE
 from ml.errors import EngineStoppedError, RecognitionError
+from ml.interfaces import RecognitionOptions, Waveform
 from ml.pipeline.recogniser import recognise_with
 from ml.transcript import Completion
-from ml.types import RecognitionOptions, Waveform
 from tests.conftest import ON_RAY
 from tests.support.fake_engines import chunk
 

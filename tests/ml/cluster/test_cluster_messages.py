@@ -14,8 +14,8 @@ from ml.audio.splitter import Chunk
 from ml.benchmarks.sleeper import Sleeper
 from ml.cluster.messages import MetricsAggregator, ReplicaStatus
 from ml.errors import ClusterUnavailableError
+from ml.interfaces import RecognitionOptions
 from ml.pipeline.recogniser import recognise_with
-from ml.types import RecognitionOptions
 from tests.conftest import settings_for_tests
 
 

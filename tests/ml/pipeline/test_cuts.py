@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from ml.audio.splitter import Chunk
+from ml.interfaces import SAMPLE_RATE, RecognitionOptions, Waveform
 from ml.pipeline.pipeline import Pipeline
 from ml.transcript import Completion, Transcript
-from ml.types import SAMPLE_RATE, RecognitionOptions, Waveform
 from tests.conftest import SAMPLES
 
 LENGTH_S = 200.0

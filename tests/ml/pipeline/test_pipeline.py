@@ -9,10 +9,10 @@ import pytest
 
 from ml.audio.splitter import Chunk
 from ml.errors import DecodingCancelledError
+from ml.interfaces import SAMPLE_RATE, RecognitionOptions, Waveform
 from ml.pipeline.pipeline import Pipeline
 from ml.pipeline.recogniser import Recognise
 from ml.transcript import Completion, Segment, Status, Transcript
-from ml.types import SAMPLE_RATE, RecognitionOptions, Waveform
 from tests.support.audio import voice
 
 SILENT = np.zeros(SAMPLE_RATE, np.float32)

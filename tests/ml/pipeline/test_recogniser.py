@@ -9,9 +9,9 @@ import pytest
 
 from ml.audio.splitter import Chunk
 from ml.errors import UndecodableAudioError
+from ml.interfaces import RecognitionOptions
 from ml.pipeline.recogniser import recognise_with
 from ml.transcript import Completion
-from ml.types import RecognitionOptions
 
 PATIENCE_S = 20
 

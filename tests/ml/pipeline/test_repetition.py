@@ -8,9 +8,9 @@ import pytest
 
 from ml.audio.splitter import Chunk
 from ml.errors import DecodingCancelledError
+from ml.interfaces import RecognitionOptions
 from ml.pipeline.repetition import RepetitionGuard, first_repeat, is_repetitive
 from ml.transcript import Completion, FinishReason, Status
-from ml.types import RecognitionOptions
 from tests.support.audio import voice
 
 LOOP = "спасибо за просмотр " * 12

@@ -12,10 +12,10 @@ from ml.audio.splitter import Chunk
 from ml.benchmarks.backgrounds import BACKGROUNDS
 from ml.benchmarks.weights import load_weights
 from ml.engine.engine import Engine
+from ml.interfaces import SAMPLE_RATE, RecognitionOptions, Waveform
 from ml.pipeline.recogniser import recognise_with
 from ml.pipeline.repetition import RepetitionGuard, first_repeat, is_repetitive
 from ml.transcript import Completion, FinishReason, Status
-from ml.types import SAMPLE_RATE, RecognitionOptions, Waveform
 from tests.conftest import SAMPLES
 
 NEW_TOKENS = 120
