@@ -45,8 +45,8 @@ class NumberedChunks:
         self.device = model.device
         self.eos_id = alone.model.eos_id
         self.max_new_tokens = model.max_new_tokens
-        self.samples = model.do_sample
-        self.lanes = 1
+        self.do_sample = model.do_sample
+        self.encoder_workers = 1
         self.make_decoder = model.make_decoder
         self._audio = alone.audio.to(model.device)
 

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from ml.borealis.checkpoint import BUNDLED_MODEL, Checkpoint, prepare_checkpoint
 from ml.borealis.model import BorealisModel
 from ml.errors import ModelFormatError, ModelNotFoundError
+from resources.config import PROJECT_ROOT as PROJECT
 from tests.support.checkpoints import HandMade
 
-PROJECT = Path(__file__).parents[2]
 State = dict[str, torch.Tensor]
 
 

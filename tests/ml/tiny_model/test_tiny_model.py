@@ -1,7 +1,6 @@
 """The bundled tiny model: what it is made of, and that transformers alone can run it."""
 
 import wave
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, VoxtralForCondi
 from ml.borealis.features import LogMel
 from ml.borealis.prompt import build_prompt
 from ml.tiny_model import vocabulary
+from resources.config import PROJECT_ROOT as ROOT
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "ml" / "checkpoints" / "borealis-tiny-ru"
 SAMPLES = ROOT / "resources" / "samples"
 AUDIO_TOKENS = 375
