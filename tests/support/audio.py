@@ -100,6 +100,11 @@ def wav(waveform: Waveform, sample_rate: int = SAMPLE_RATE) -> bytes:
     return file.getvalue()
 
 
+def voice_wav(duration_s: float, seed: int = 0, sample_rate: int = SAMPLE_RATE) -> bytes:
+    """Return voice() of these arguments as a WAV file."""
+    return wav(voice(duration_s, seed, sample_rate), sample_rate)
+
+
 def opus_bomb(duration_s: float) -> bytes:
     """Return an Ogg file of one-byte Opus packets, 60 ms of nothing each: 10 hours in 1.3 MB."""
     head = b"OpusHead" + struct.pack("<BBHIhB", 1, 1, 0, 16_000, 0, 0)

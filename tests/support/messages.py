@@ -1,0 +1,15 @@
+"""The protobuf messages of a streamed recording."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from generated.v1 import transcription_pb2
+
+
+def stream_messages(
+    audio_bytes: bytes, piece_bytes: int = 4096, **first: Any
+) -> Iterator[transcription_pb2.AudioChunk]:
+    """Yield a recording in messages of `piece_bytes`, at least one; the first has the fields of `first` as well."""
+    for start in range(0, max(1, len(audio_bytes)), piece_bytes):
+        described = first if start == 0 else {}
+        yield transcription_pb2.AudioChunk(chunk_data=audio_bytes[start : start + piece_bytes], **described)
