@@ -16,6 +16,7 @@ from ml.benchmarks.floor import Cost
 from ml.benchmarks.load import Answers
 from ml.benchmarks.machine import Meter
 from ml.benchmarks.ports import free_port
+from ml.benchmarks.reference import transcribe_batch
 from ml.benchmarks.weights import ROOT
 from ml.borealis.model import BorealisModel
 from ml.engine.engine import Engine
@@ -38,7 +39,7 @@ def measure_calls(
         waveform = decoder.decode_all(file)
     with served(checkpoint, model, slots) as address, caller(address) as call, Engine(model, slots) as engine:
         ways: dict[str, Callable[[], object]] = {
-            "bare": lambda: model.transcribe_batch([waveform]),
+            "bare": lambda: transcribe_batch(model, [waveform]),
             "engine": lambda: engine.submit(waveform).result(),
             "gRPC": lambda: call(path),
         }

@@ -10,6 +10,7 @@ from transformers import WhisperFeatureExtractor
 
 from ml.audio.splitter import Chunk
 from ml.benchmarks.probe import NetworkProbe
+from ml.benchmarks.reference import embed, generate, transcribe_batch
 from ml.benchmarks.stages import Stages
 from ml.benchmarks.timed_engine import TimedModel
 from ml.borealis.features import N_MELS
@@ -86,7 +87,7 @@ class Reference(_ThroughGenerate):
             found = self._extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
         features = found.to(model.device, model.dtype)  # (B, 128, 3000)
         audio = model.network.get_audio_features(features).pooler_output  # (B * 375, H)
-        return model.decode(model.generate(model.embed(audio.unflatten(0, (len(chunks), -1)))))
+        return model.decode(generate(model, embed(model, audio.unflatten(0, (len(chunks), -1)))))
 
 
 class Bare(_ThroughGenerate):
@@ -100,7 +101,7 @@ class Bare(_ThroughGenerate):
         ) -> Iterator[Completion]:
             for chunk in chunks:
                 with self._probe.recording(stages):
-                    texts = self._model.transcribe_batch([chunk.waveform])
+                    texts = transcribe_batch(self._model, [chunk.waveform])
                 yield from map(Completion, texts)
 
         return recognise

@@ -15,6 +15,7 @@ from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
 from ml.benchmarks.floor import encoder_products
 from ml.benchmarks.recordings import Recordings, noise_bursts, speech
+from ml.benchmarks.reference import embed, generate
 from ml.benchmarks.report import COLUMNS
 from ml.benchmarks.sizes import Sizes
 from ml.benchmarks.stages import STAGES, Stages
@@ -151,12 +152,12 @@ def test_stream_is_compared_with_the_unary_call_of_the_same_server(tmp_path: Pat
 
 def test_without_ends_every_chunk_gets_as_many_tokens() -> None:
     model = load_weights("random-smallest", torch.device("cpu"), torch.float32, NEW_TOKENS, ignore_eos=True)
-    inputs = model.embed(model.encode(model.features([np.zeros(16_000, np.float32)])))
-    first = int(model.generate(inputs)[0, 0])
+    inputs = embed(model, model.encode(model.features([np.zeros(16_000, np.float32)])))
+    first = int(generate(model, inputs)[0, 0])
     set_eos(model, first)
-    assert model.generate(inputs).shape == (1, 1)
+    assert generate(model, inputs).shape == (1, 1)
     set_eos(model, None)
-    assert model.generate(inputs).shape == (1, NEW_TOKENS)
+    assert generate(model, inputs).shape == (1, NEW_TOKENS)
 
 
 def test_full_shape_costs_the_encoder_what_the_facts_say() -> None:
