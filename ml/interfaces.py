@@ -1,6 +1,6 @@
 """The values that every layer shares: waveforms, and what the engines of all models have in common."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,3 +39,38 @@ class Engine(Protocol):
 
         Recordings take turns, told apart by `recording_id`. Cancelling the future evicts the chunk.
         """
+
+
+class ManagedEngine(Engine, Protocol):
+    """An engine with a life cycle, as a service runs it."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+
+    @property
+    def busy_without_progress_s(self) -> float:
+        """Seconds since the step under way began; 0 while idle. A hung device shows here."""
+
+    @property
+    def queued_audio_s(self) -> float:
+        """Seconds of audio in the queue."""
+
+    def gauges(self) -> Mapping[str, float]:
+        """Figures for the metrics, by name."""
+
+    def abort_all(self) -> None:
+        """Fail every chunk with EngineStoppedError without waiting for the thread, which may hang."""
+
+    def close(self) -> None:
+        """Cancel the queue, finish what is under way and end the thread. May be called again."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model can do beyond turning speech into text."""
+
+    languages: frozenset[str] = frozenset({"ru"})  # ISO 639-1
+    detects_language: bool = False
+    takes_prompt: bool = False
+    gives_word_times: bool = False

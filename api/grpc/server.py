@@ -97,7 +97,7 @@ class TranscriptionServer:
     def fail(self) -> None:
         """Ends at once, for an implementation that has broken down: calls under way are told to come back later."""
         self._take_calls(False)
-        self._service.abandon()
+        self._service.abort_all()
         self._server.stop(FAILURE_GRACE_S).wait()
 
     def stop(self) -> None:

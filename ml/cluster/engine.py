@@ -118,12 +118,14 @@ class ClusterEngine:
         job.future.add_done_callback(lambda future: self._evict(recording_id, job) if future.cancelled() else None)
         return job.future
 
+    busy_without_progress_s = 0.0  # each replica watches its own engine
+
     @property
     def is_alive(self) -> bool:
         """Whether its threads are there to answer."""
         return all(thread.is_alive() for thread in self._threads)
 
-    def abandon(self) -> None:
+    def abort_all(self) -> None:
         """Gives up everybody who waits or is under way."""
         self._give_up_waiting()
         self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in self._under_way.values()])
@@ -134,7 +136,7 @@ class ClusterEngine:
             return
         for job in self._waiting.close():
             job.fail(EngineStoppedError(STOPPED))
-        self.abandon()
+        self.abort_all()
         with self._changed:
             self._closed = True
             self._changed.notify_all()

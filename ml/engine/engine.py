@@ -109,7 +109,7 @@ class Engine:
             job.drop()
         self._thread.join()
 
-    def abandon(self) -> None:
+    def abort_all(self) -> None:
         """Gives everybody up without waiting for the thread, which hangs."""
         for job in self._waiting.close() + self._batcher.inside():
             job.give_up()

@@ -15,7 +15,7 @@ from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
 from ml.audio.splitter import Chunk
 from ml.errors import SpeechError
-from ml.interfaces import RecognitionOptions
+from ml.interfaces import Capabilities, RecognitionOptions
 from ml.pipeline.pipeline import Pipeline
 from ml.transcript import Completion, Segment, Transcript
 from resources.config import Settings
@@ -39,6 +39,7 @@ class TranscriptionServiceBase(ITranscriptionService):
     An implementation either fills `recognise` and `get_version`, or overrides the calls.
     """
 
+    capabilities = Capabilities()
     _transcriber: Transcriber
     _idle_watch: IdleWatch | None = None
     _with_filenames = True

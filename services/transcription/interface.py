@@ -56,7 +56,7 @@ class ITranscriptionService(ABC):
         """Whether it can take new calls at this moment, asked twice a second; they are told to come back if not."""
         return True
 
-    def abandon(self) -> None:  # noqa: B027
+    def abort_all(self) -> None:  # noqa: B027
         """Fails every request under way at once; called when `is_alive` said no, before the process ends."""
 
     def gauges(self) -> Mapping[str, float]:

@@ -17,7 +17,7 @@ from tests.support.fault_services import Watched
 class ReciterOverRay(Watched, BorealisRayTranscriptionService):
     """As NumberingService, but that `at_chunk` hears of a chunk when its text is back."""
 
-    def recipe(self, settings: Settings, options: ClusterOptions) -> ReplicaSpec:
+    def replica_spec(self, settings: Settings, options: ClusterOptions) -> ReplicaSpec:
         return recipe(delay_s=0.0)
 
     def recognise(

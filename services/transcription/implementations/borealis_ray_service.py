@@ -1,91 +1,65 @@
 """The Borealis implementation over a Ray cluster: chunks go to the engines inside Ray Serve's replicas."""
 
-import threading
-from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from generated.v1 import transcription_pb2_grpc
-from ml.audio.splitter import Chunk
 from ml.errors import ClusterUnavailableError
-from ml.interfaces import RecognitionOptions
-from ml.pipeline.recogniser import recognise_with
-from ml.transcript import Completion
+from ml.interfaces import ManagedEngine
 from resources.config import Settings
-from services.transcription.base_service import TranscriptionServiceBase
 from services.transcription.implementations.borealis_service import model_options
+from services.transcription.implementations.engine_service import EngineService
 
 if TYPE_CHECKING:
     from ml.cluster.client import ClusterClient, ClusterOptions
     from ml.cluster.replica import ReplicaSpec
 
 
-class BorealisRayTranscriptionService(TranscriptionServiceBase, transcription_pb2_grpc.TranscriptionServiceServicer):
-    """Transcribes with Borealis on a cluster. Waiting in fair order and admission stay here, in the front."""
+class BorealisRayTranscriptionService(EngineService):
+    """Transcribes with Borealis on a cluster. The queue, its fair order and admission stay in this process."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._front: ClusterClient | None = None
-        self._joined = ExitStack()
+        self._cluster: ClusterClient | None = None
+        self._resources = ExitStack()
 
-    def start(self, settings: Settings) -> None:
-        """Joins the cluster, has it run the model, and waits for the first replica."""
+    def create_engine(self, settings: Settings) -> ManagedEngine:
+        """Join the cluster, have it run the model, and wait for the first replica."""
         try:
             from ml.cluster.client import joined
         except ModuleNotFoundError as error:
             raise ClusterUnavailableError(
                 "Реализации borealis-ray нужен пакет Ray: pip install -r requirements-ray.txt"
             ) from error
-        super().start(settings)
         options = cluster_options(settings)
-        self._front = self._joined.enter_context(joined(options, self.recipe(settings, options)))
-        self._recognise = recognise_with(self._front.engine, options.window)
+        self._cluster = self._resources.enter_context(joined(options, self.replica_spec(settings, options)))
+        return self._cluster.engine
 
-    def recipe(self, settings: Settings, options: "ClusterOptions") -> "ReplicaSpec":
-        """What the replicas are made of."""
+    def replica_spec(self, settings: Settings, options: "ClusterOptions") -> "ReplicaSpec":
+        """What the replicas run."""
         from ml.cluster.app import replica_spec
 
         return replica_spec(model_options(settings), options)
 
-    def recognise(
-        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
-    ) -> Iterator[Completion]:
-        """See the base class."""
-        return self._recognise(chunks, cancelled, options)
+    def window(self, settings: Settings) -> int:
+        """See the base class: enough for every replica."""
+        return cluster_options(settings).window
 
     def model_identity(self) -> tuple[str, str]:
         """See the base class: of the model that the replicas run now."""
-        return self._front.watch.model if self._front else ("", "")
+        return self._cluster.watch.model if self._cluster else ("", "")
 
     def get_version(self) -> str:
-        """Names the implementation."""
+        """Name the implementation."""
         return "borealis-ray"
 
-    def is_alive(self) -> bool:
-        """Whether this process can go on; the cluster may be away meanwhile, see `is_ready`."""
-        return bool(self._front and self._front.engine.is_alive)
-
     def is_ready(self) -> bool:
-        """Whether any replica is ready."""
-        return bool(self._front and self._front.watch.ready)
-
-    def abandon(self) -> None:
-        """See the interface."""
-        if self._front:
-            self._front.engine.abandon()
-
-    def queued_audio_s(self) -> float:
-        """See the base class."""
-        return self._front.engine.queued_audio_s if self._front else 0.0
-
-    def gauges(self) -> Mapping[str, float]:
-        """See the interface."""
-        return self._front.engine.gauges() if self._front else {}
+        """Whether any replica is ready. `is_alive` is about this process: the cluster may be away meanwhile."""
+        return bool(self._cluster and self._cluster.watch.ready)
 
     def stop(self) -> None:
-        """Leaves the cluster; one that was started here ends."""
+        """Leave the cluster; one that was started here ends."""
         super().stop()
-        self._joined.close()
+        self._resources.close()
 
 
 def cluster_options(settings: Settings) -> "ClusterOptions":

@@ -53,7 +53,7 @@ def wait_until(true: Callable[[], object], within_s: float = PATIENCE_S) -> floa
 class OverSleepers(BorealisRayTranscriptionService):
     """The implementation over a cluster, with replicas that sleep."""
 
-    def recipe(self, settings: Settings, options: ClusterOptions) -> ReplicaSpec:
+    def replica_spec(self, settings: Settings, options: ClusterOptions) -> ReplicaSpec:
         return recipe()
 
 
@@ -67,8 +67,8 @@ class Served:
         self.server.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.server.port}")
         self.stub = transcription_pb2_grpc.TranscriptionServiceStub(self.channel)
-        assert service._front
-        self.engine, self.watch = service._front.engine, service._front.watch
+        assert service._cluster
+        self.engine, self.watch = service._cluster.engine, service._cluster.watch
 
     def nodes(self, response: transcription_pb2.TranscriptionResponse) -> Counter[str]:
         """How many chunks of a response each node has answered."""
@@ -290,7 +290,7 @@ def test_front_with_another_model_serves_once_a_replica_has_it(cluster: Any, fro
     """Until then those of the old model would answer, and nobody would hear of a new one that does not load."""
 
     class OverNewcomers(OverSleepers):
-        def recipe(self, settings: Settings, options: ClusterOptions) -> ReplicaSpec:
+        def replica_spec(self, settings: Settings, options: ClusterOptions) -> ReplicaSpec:
             return recipe(version="3")
 
     newcomer = Served(OverNewcomers(), cluster)

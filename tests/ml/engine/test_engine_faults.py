@@ -146,7 +146,7 @@ def test_a_text_that_comes_after_everybody_was_given_up_harms_nothing(
 ) -> None:
     with busy_engine(fake, slots=4) as engine:
         futures = [engine.submit(chunk(number)) for number in range(1, 4)]
-        engine.abandon()
+        engine.abort_all()
         for future in futures:
             assert isinstance(future.exception(PATIENCE_S), EngineStoppedError)
     assert fake.asked("decode") == [[0]]  # the hung thread went on to the end

@@ -1,0 +1,82 @@
+"""What every implementation over an engine shares: its life cycle, its state and the hook `recognise`."""
+
+import threading
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from generated.v1 import transcription_pb2_grpc
+from ml.audio.splitter import Chunk
+from ml.interfaces import ManagedEngine, RecognitionOptions
+from ml.pipeline.recogniser import recognise_with
+from ml.transcript import Completion
+from resources.config import Settings
+from services.transcription.base_service import TranscriptionServiceBase
+
+
+class EngineService(TranscriptionServiceBase, transcription_pb2_grpc.TranscriptionServiceServicer):
+    """Batches the chunks of all requests in one engine.
+
+    A subclass fills `create_engine` and `get_version`, and sets `capabilities` where its model can do more than the
+    default.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._engine: ManagedEngine | None = None
+
+    @abstractmethod
+    def create_engine(self, settings: Settings) -> ManagedEngine:
+        """Load the model and return its engine, warmed up.
+
+        Raises:
+            ml.errors.SpeechError: it cannot serve; the message is one line for the operator.
+        """
+
+    def window(self, settings: Settings) -> int:
+        """Chunks of one recording to keep in the engine at once."""
+        return 2 * settings.model_batch_size
+
+    def start(self, settings: Settings) -> None:
+        """Load the model, once, and run a warm-up inference."""
+        super().start(settings)
+        folder = Path(settings.model_name)
+        self._identity = (folder.name if folder.is_dir() else settings.model_name, settings.model_revision or "")
+        self._watchdog_timeout_s = settings.watchdog_timeout_s
+        self._engine = self.create_engine(settings)
+        self._recognise = recognise_with(self._engine, self.window(settings))
+
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
+        """See the base class."""
+        return self._recognise(chunks, cancelled, options)
+
+    def model_identity(self) -> tuple[str, str]:
+        """See the base class. A folder is named without its place on this machine."""
+        return self._identity
+
+    def is_alive(self) -> bool:
+        """Whether the engine's thread runs and is not stuck."""
+        return bool(
+            self._engine and self._engine.is_alive and self._engine.busy_without_progress_s < self._watchdog_timeout_s
+        )
+
+    def abort_all(self) -> None:
+        """See the interface."""
+        if self._engine:
+            self._engine.abort_all()
+
+    def queued_audio_s(self) -> float:
+        """See the base class."""
+        return self._engine.queued_audio_s if self._engine else 0.0
+
+    def gauges(self) -> Mapping[str, float]:
+        """See the interface."""
+        return self._engine.gauges() if self._engine else {}
+
+    def stop(self) -> None:
+        """End the engine's thread and free the device."""
+        super().stop()
+        if self._engine:
+            self._engine.close()
