@@ -10,14 +10,24 @@ from typing import Any
 
 from filelock import FileLock
 
-from ml.borealis import hub
 from ml.borealis.convert import CHECKSUM_FILE, COPIED_FILES, WEIGHTS_FILE, convert, has_right_checksum
-from ml.errors import ModelFormatError, ModelNotFoundError
+from ml.borealis.prompt import TOKENIZER_FILES
+from ml.errors import ModelFormatError
+from ml.hub import locate
 
 BUNDLED_MODEL = "ml/checkpoints/borealis-tiny-ru"
 CONVERTER_VERSION = 1  # raise it when conversions of the same source would come out different
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 SOURCE_FILES = ("config.json", WEIGHTS_FILE, *COPIED_FILES)
+WANTED_FILES = (  # data only: the repository's Python files are never fetched
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "pytorch_model.bin",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    *TOKENIZER_FILES,
+)
+ADVICE = f"Укажите папку с моделью, имя на Hugging Face или встроенную модель {BUNDLED_MODEL}."
 
 logger = logging.getLogger("BorealisModel")
 
@@ -39,7 +49,7 @@ def prepare_checkpoint(
     Conversions live under `cache_dir` and are checked against their SHA-256 each time; several processes may do
     this at once. Raises ModelNotFoundError, and ModelFormatError for files that are damaged or of another model.
     """
-    source, revision = _locate(model_name, revision, local_files_only)
+    source, revision = locate(model_name, revision, local_files_only, WANTED_FILES, ADVICE)
     model_type = _read_config(source).get("model_type")
     if model_type == "voxtral":
         _check_given(source)
@@ -47,27 +57,6 @@ def prepare_checkpoint(
     if model_type == "borealis":
         return Checkpoint(_converted(source, model_name, revision, cache_dir), model_name, revision)
     raise ModelFormatError(f"Модель, заданная в MODEL_NAME, — не Borealis: её тип «{model_type}».")
-
-
-def _locate(model_name: str, revision: str | None, local_files_only: bool) -> tuple[Path, str | None]:
-    """The folder of `model_name` and its revision."""
-    folder = Path(model_name).expanduser()
-    if folder.is_dir():
-        return folder, None
-    if not HUB_NAME.fullmatch(model_name):
-        raise _not_found(model_name, "такой папки нет")
-    try:
-        snapshot = hub.fetch(model_name, revision, local_files_only)
-    except hub.HubError as error:
-        raise _not_found(model_name, str(error)) from error
-    return snapshot, snapshot.name  # the hub's cache names a snapshot by its commit
-
-
-def _not_found(model_name: str, reason: str) -> ModelNotFoundError:
-    return ModelNotFoundError(
-        f"Модель «{model_name}» (MODEL_NAME) не найдена: {reason}. Укажите папку с моделью, имя на Hugging Face "
-        f"или встроенную модель {BUNDLED_MODEL}."
-    )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
