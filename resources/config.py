@@ -18,85 +18,158 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
+SECTIONS = {  # first field of each section -> its title in the documentation
+    "server_host": "Server",
+    "server_max_waiting": "Admission (a call beyond these limits is asked to retry)",
+    "tls_cert_file": "Access",
+    "metrics_host": "Monitoring",
+    "model_name": "Model",
+    "ray_address": "Cluster (implementations that end in -ray, docs/scaling.md)",
+    "audio_max_duration_s": "Audio",
+    "logging_level": "Logging",
+}
+
+
 class ConfigurationError(Exception):
     """A setting has a value that is not allowed. The message is one line for the operator."""
 
 
 class Settings(BaseSettings):
-    """All settings of the service. A field's upper-case name is its variable; `resources/.env.example` lists them."""
+    """All settings of the service. A field's upper-case name is its variable. Documented by resources/reference.py."""
 
     model_config = SettingsConfigDict(
         env_file=PROJECT_ROOT / ".env", env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
     )
 
-    # Server
-    server_host: str = "[::]"
-    server_port: int = Field(50051, ge=0, le=65535)
-    server_max_workers: int = Field(10, ge=1, le=1024)
-    grpc_max_send_message_length: int = Field(MESSAGE_LENGTH_BYTES, ge=1024, le=2**31 - 1)
-    grpc_max_receive_message_length: int = Field(MESSAGE_LENGTH_BYTES, ge=1024, le=2**31 - 1)
-    stream_max_bytes: int = Field(2 * 1024**3, ge=1024)
-    stream_idle_timeout_s: float = Field(30.0, gt=0, le=3600)
-    shutdown_grace_s: float = Field(30.0, ge=0, le=3600)
-    server_reflection: bool = False
-    server_channelz: bool = False
+    server_host: str = Field("[::]", description="Address to listen on; `[::]` is every interface, IPv4 included.")
+    server_port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")
+    server_max_workers: int = Field(10, ge=1, le=1024, description="Requests handled at once; each holds one thread.")
+    grpc_max_send_message_length: int = Field(
+        MESSAGE_LENGTH_BYTES, ge=1024, le=2**31 - 1, description="Longest message sent, in bytes."
+    )
+    grpc_max_receive_message_length: int = Field(
+        MESSAGE_LENGTH_BYTES, ge=1024, le=2**31 - 1, description="Longest message received, in bytes."
+    )
+    stream_max_bytes: int = Field(
+        2 * 1024**3, ge=1024, description="Most bytes that one streamed call may send in all."
+    )
+    stream_idle_timeout_s: float = Field(
+        30, gt=0, le=3600, description="Seconds without a message after which a stream is ended and its thread freed."
+    )
+    shutdown_grace_s: float = Field(
+        30, ge=0, le=3600, description="Seconds that calls in flight get to finish when the server stops."
+    )
+    server_reflection: bool = Field(False, description="`true` answers gRPC reflection: the list of services.")
+    server_channelz: bool = Field(
+        False, description="`true` answers gRPC channelz: connections with their addresses and counters."
+    )
 
-    # Admission
-    server_max_waiting: int = Field(64, ge=1, le=100_000)
-    admission_max_bytes: int = Field(4 * 1024**3, ge=1024)
-    admission_max_queued_audio_s: float = Field(7200.0, gt=0)
-    connection_max_age_s: float = Field(3600.0, ge=1, le=2_000_000)
-    connection_grace_s: float = Field(600.0, ge=1, le=2_000_000)
+    server_max_waiting: int = Field(64, ge=1, le=100_000, description="Calls that may wait for a thread.")
+    admission_max_bytes: int = Field(4 * 1024**3, ge=1024, description="Bytes of uploads on disk at once.")
+    admission_max_queued_audio_s: float = Field(7200, gt=0, description="Seconds of audio that may wait for the model.")
+    connection_max_age_s: float = Field(3600, ge=1, le=2_000_000, description="Seconds a connection may live.")
+    connection_grace_s: float = Field(
+        600, ge=1, le=2_000_000, description="Seconds that the calls of an expired connection may go on."
+    )
 
-    # Who may call
-    tls_cert_file: Path | None = None
-    tls_key_file: Path | None = None
-    tls_client_ca_file: Path | None = None
-    auth_token_hashes: Annotated[tuple[str, ...], NoDecode] = ()
+    tls_cert_file: Path | None = Field(
+        None, description="The server's certificate, PEM; with the key it turns TLS on. Read again when it changes."
+    )
+    tls_key_file: Path | None = Field(None, description="The server's private key, PEM.")
+    tls_client_ca_file: Path | None = Field(
+        None, description="PEM; clients must present a certificate of this authority."
+    )
+    auth_token_hashes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="SHA-256 of the accepted tokens, separated by commas; empty accepts every caller."
+    )
 
-    # Seeing
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int = Field(0, ge=0, le=65535)
-    watchdog_timeout_s: float = Field(120.0, ge=1, le=3600)
+    metrics_host: str = Field("127.0.0.1", description="Address of the Prometheus metrics.")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port of the Prometheus metrics (`/metrics`); 0 turns them off."
+    )
+    watchdog_timeout_s: float = Field(
+        120,
+        ge=1,
+        le=3600,
+        description="Seconds a busy model may make no progress before the process exits with code 70.",
+    )
 
-    # Model
-    model_name: str = Field("Vikhrmodels/Borealis", min_length=1)
-    model_revision: str | None = None
-    model_local_files_only: bool = False
-    model_cache_dir: Path = PROJECT_ROOT / ".cache" / "models"
-    model_device: str = "cuda"
-    model_dtype: Dtype = "auto"
-    model_cpu_threads: int | None = Field(None, ge=1, le=1024)
-    model_batch_size: int = Field(BATCH_SIZE, ge=1, le=512)
-    model_chunk_duration: float = Field(CHUNK_DURATION_S, ge=1, le=30)
-    model_max_new_tokens: int = Field(350, ge=1, le=4096)
-    model_do_sample: bool = False
-    model_temperature: float = Field(0.2, gt=0, le=2)
-    model_top_p: float = Field(0.9, gt=0, le=1)
-    model_top_k: int = Field(50, ge=1)
-    model_seed: int = Field(0, ge=0, le=2**32 - 1)
+    model_name: str = Field(
+        "Vikhrmodels/Borealis",
+        min_length=1,
+        description="The model: a folder or a name on Hugging Face. Bundled for demonstration: "
+        "`ml/checkpoints/borealis-tiny-ru`.",
+    )
+    model_revision: str | None = Field(
+        None, description="Commit, tag or branch on Hugging Face; empty takes the default branch."
+    )
+    model_local_files_only: bool = Field(False, description="`true` downloads nothing.")
+    model_cache_dir: Path = Field(
+        PROJECT_ROOT / ".cache" / "models",
+        description="Folder of converted models; empty is `.cache/models` in the project.",
+    )
+    model_device: str = Field(
+        "cuda", description="`cuda`, `cuda:N` or `cpu`; without a GPU the CPU is used, with a warning."
+    )
+    model_dtype: Dtype = Field(
+        "auto", description="`auto` (`bfloat16` on CUDA, `float32` on a CPU), `bfloat16`, `float16` or `float32`."
+    )
+    model_cpu_threads: int | None = Field(
+        None, ge=1, le=1024, description="Threads that compute on the CPU; empty is one for each core."
+    )
+    model_batch_size: int = Field(
+        BATCH_SIZE, ge=1, le=512, description="Chunks recognised together; halve it on `CUDA out of memory`."
+    )
+    model_chunk_duration: float = Field(
+        CHUNK_DURATION_S, ge=1, le=30, description="Target length of a chunk in seconds; never exceeded."
+    )
+    model_max_new_tokens: int = Field(350, ge=1, le=4096, description="Longest text of one chunk, in tokens.")
+    model_do_sample: bool = Field(
+        False, description="`false` decodes greedily: the same audio always gives the same text; `true` samples."
+    )
+    model_temperature: float = Field(0.2, gt=0, le=2, description="Temperature of sampling.")
+    model_top_p: float = Field(0.9, gt=0, le=1, description="Share of the probability to sample from.")
+    model_top_k: int = Field(50, ge=1, description="Number of tokens to sample from.")
+    model_seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of sampling.")
 
-    # The cluster, for borealis-ray
-    ray_address: str = ""
-    ray_deploy: bool = True
-    ray_replicas: int = Field(1, ge=1, le=10_000)
-    ray_max_replicas: int = Field(0, ge=0, le=10_000)
-    ray_gpus_per_replica: float = Field(1.0, ge=0, le=64)
-    ray_cpus_per_replica: float = Field(1.0, ge=0, le=1024)
-    ray_max_ongoing_requests: int = Field(16, ge=1, le=1024)
-    ray_chunk_timeout_s: float = Field(300.0, gt=0, le=24 * 3600)
-    ray_start_timeout_s: float = Field(600.0, gt=0, le=24 * 3600)
+    ray_address: str = Field(
+        "", description="`host:port` of a Ray cluster's head, or `auto` on one of its nodes; empty starts a local Ray."
+    )
+    ray_deploy: bool = Field(
+        True, description="`false` uses an application that is already deployed, such as a RayService."
+    )
+    ray_replicas: int = Field(1, ge=1, le=10_000, description="Replicas of the model.")
+    ray_max_replicas: int = Field(
+        0, ge=0, le=10_000, description="Above RAY_REPLICAS: replicas are added up to this number, by load."
+    )
+    ray_gpus_per_replica: float = Field(
+        1, ge=0, le=64, description="GPUs of each replica; fractions share one. None with MODEL_DEVICE=cpu."
+    )
+    ray_cpus_per_replica: float = Field(1, ge=0, le=1024, description="CPUs of each replica.")
+    ray_max_ongoing_requests: int = Field(
+        16, ge=1, le=1024, description="Chunks that a replica holds at once, its queue included."
+    )
+    ray_chunk_timeout_s: float = Field(
+        300, gt=0, le=24 * 3600, description="Seconds until a chunk without an answer fails, retries included."
+    )
+    ray_start_timeout_s: float = Field(
+        600, gt=0, le=24 * 3600, description="Seconds that the first replica may take to start."
+    )
 
-    # Audio
-    audio_max_duration_s: float = Field(4 * 3600, gt=0, le=24 * 3600)
-    audio_decode_timeout_s: float = Field(600.0, gt=0, le=24 * 3600)
-    ffmpeg_binary: str | None = None
+    audio_max_duration_s: float = Field(4 * 3600, gt=0, le=24 * 3600, description="Longest recording, in seconds.")
+    audio_decode_timeout_s: float = Field(
+        600, gt=0, le=24 * 3600, description="Longest time to decode one recording, in seconds."
+    )
+    ffmpeg_binary: str | None = Field(
+        None, description="An ffmpeg 6.0 or newer (it must know `fd:`); empty is the one of imageio-ffmpeg."
+    )
 
-    # Logging
-    logging_level: LogLevel = "INFO"
-    logging_format: str = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
-    logging_json: bool = False
-    logging_filenames: bool = True
+    logging_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`.")
+    logging_format: str = Field(
+        "%(asctime)s - %(name)s - %(levelname)s - %(message)s", description="A format of Python's logging module."
+    )
+    logging_json: bool = Field(False, description="`true` writes one JSON object a line instead.")
+    logging_filenames: bool = Field(True, description="`false` keeps file names out of the logs.")
 
     @field_validator("logging_level", mode="before")
     @classmethod

@@ -37,10 +37,6 @@ def test_every_setting_and_outcome_named_is_one(paper: Path) -> None:
     assert names <= SETTINGS | possible_outcomes(), names - SETTINGS - possible_outcomes()
 
 
-def test_operations_name_every_setting() -> None:
-    assert named_capitals(OPERATIONS) >= SETTINGS
-
-
 def test_operations_list_exactly_the_metrics_of_the_service() -> None:
     rows = re.findall(r"^\| `(transcription_\w+)` \| (\w+) \|", read(OPERATIONS), re.MULTILINE)
     listed = {name + ("_count" if kind == "histogram" else "") for name, kind in rows}
