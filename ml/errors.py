@@ -1,4 +1,4 @@
-"""The one tree of errors that the ml layer raises.
+"""The tree of errors that the ml layer raises.
 
     SpeechError
     ├── AudioError                    the audio itself is at fault
@@ -16,9 +16,9 @@
     └── RecognitionError              RECOGNITION_FAILED
         └── EngineStoppedError        ENGINE_STOPPED
 
-`str(error)` is one line in Russian, fit to be shown to whoever sent the audio or runs the program: it names what is
-wrong and what to do about it, and carries neither a path of this machine nor the raw output of another program.
-Those belong in `__cause__` and in the log.
+`str(error)` is one line in Russian for the client or the operator: it names what is wrong and what to do about it, and
+contains neither a path of this machine nor the raw output of another program. Those belong in `__cause__` and in the
+log.
 """
 
 from typing import ClassVar
@@ -31,9 +31,11 @@ class SpeechError(Exception):
     """
 
     code: ClassVar[str] = "SPEECH_ERROR"
+    default_message: ClassVar[str] = ""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "") -> None:
+        """`message` may be left out where the class has a default."""
+        super().__init__(message or self.default_message)
 
 
 class AudioError(SpeechError):
@@ -49,7 +51,7 @@ class EmptyAudioError(AudioError):
 
 
 class UndecodableAudioError(AudioError):
-    """No sound could be got out of the bytes, or the decoder broke down over them."""
+    """The bytes hold no audio that can be decoded, or the decoder crashed on them."""
 
     code = "UNDECODABLE_AUDIO"
 
@@ -73,9 +75,10 @@ class DecoderUnavailableError(SpeechError):
 
 
 class DecodingCancelledError(SpeechError):
-    """Whoever asked for the audio no longer wants it."""
+    """The request was cancelled."""
 
     code = "CANCELLED"
+    default_message = "Запрос отменён"
 
 
 class ModelError(SpeechError):
@@ -91,7 +94,7 @@ class ModelNotFoundError(ModelError):
 
 
 class ModelFormatError(ModelError):
-    """The files are there but are not a model this program can run: damaged, incomplete, or of another kind."""
+    """The files exist but are not a model that this program can run: damaged, incomplete, or of another kind."""
 
     code = "MODEL_FORMAT"
 
@@ -103,18 +106,20 @@ class DeviceUnavailableError(ModelError):
 
 
 class ClusterUnavailableError(ModelError):
-    """The cluster that is to run the model cannot be reached, or has nobody ready to run it."""
+    """The cluster that is to run the model cannot be reached, or has no replica ready."""
 
     code = "CLUSTER_UNAVAILABLE"
 
 
 class RecognitionError(SpeechError):
-    """The model failed over a chunk of audio."""
+    """The model failed on a chunk of audio."""
 
     code = "RECOGNITION_FAILED"
+    default_message = "Модель не смогла распознать фрагмент аудио."
 
 
 class EngineStoppedError(RecognitionError):
-    """The engine is closed or has broken down: the chunk may be recognised elsewhere or later."""
+    """The engine is closed or has failed: the chunk may be recognised elsewhere or later."""
 
     code = "ENGINE_STOPPED"
+    default_message = "Распознавание остановлено: повторите запрос позже."

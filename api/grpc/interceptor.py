@@ -15,7 +15,7 @@ import grpc
 from api.grpc.auth import TokenCheck
 from api.grpc.executor import CountingExecutor
 from resources.logs import request_id
-from services.transcription.base_service import PUSHBACK_MS, RETRY_PUSHBACK_TRAILER
+from services.transcription.errors import PUSHBACK_MS, RETRY_PUSHBACK_TRAILER
 
 _log = logging.getLogger("TranscriptionServer")
 

@@ -160,7 +160,7 @@ class _Run:
         """
         if self._pending or not self._at_end:
             if self._cancelled.is_set():
-                raise DecodingCancelledError("Запрос отменён")
+                raise DecodingCancelledError
             raise RuntimeError("the recogniser ended before it had answered every chunk")
         self._tell_held()
 

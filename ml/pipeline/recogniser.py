@@ -83,7 +83,7 @@ class _Ahead:
             for chunk in self._chunks:
                 while not self._room.acquire(timeout=CANCEL_POLL_S):
                     if self._cancelled.is_set():
-                        raise DecodingCancelledError("Запрос отменён")
+                        raise DecodingCancelledError
                 self._futures.put(self._engine.submit(chunk.waveform, recording_id, self._options))
             self.ended = True
             self._futures.put(None)
@@ -111,6 +111,6 @@ def _wait(future: "Future[Completion]", cancelled: threading.Event) -> Completio
         except FutureTimeoutError:
             if cancelled.is_set():
                 future.cancel()
-                raise DecodingCancelledError("Запрос отменён") from None
+                raise DecodingCancelledError from None
         except CancelledError:
-            raise EngineStoppedError("Распознавание остановлено: повторите запрос позже.") from None
+            raise EngineStoppedError from None

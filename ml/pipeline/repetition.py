@@ -60,7 +60,7 @@ class RepetitionGuard:
         for options in (self.options, replace(self.options, sampled=True)):
             retries = list(self.recognise(iter(halves), cancelled, options))
             if len(retries) < len(halves) and cancelled.is_set():
-                raise DecodingCancelledError("Запрос отменён")
+                raise DecodingCancelledError
             if not any(is_repetitive(retry, _duration_s(half)) for half, retry in zip(halves, retries, strict=True)):
                 return join_texts(retry.text for retry in retries), Status.RETRIED
         parts = [_cut(retry.text, _duration_s(half)) for half, retry in zip(halves, retries, strict=True)]

@@ -15,7 +15,7 @@ from ml.pipeline.pipeline import OnSegment, Pipeline
 from ml.transcript import Transcript
 
 
-class LiveTranscription:
+class StreamTranscription:
     """Feed it the pieces of a recording, then ask it to finish. Decoding, splitting and recognition run meanwhile.
 
     The caller keeps every piece in a file as well: what cannot be read forward, such as M4A with its index last, is
@@ -45,7 +45,7 @@ class LiveTranscription:
         self._decoding: Decoding | None = None
         self._transcript: Future[Transcript] = Future()
 
-    def __enter__(self) -> "LiveTranscription":
+    def __enter__(self) -> "StreamTranscription":
         return self
 
     def __exit__(
@@ -100,7 +100,7 @@ class LiveTranscription:
             self._pipeline.decoder.open_pipe(self._pcm_sample_rate, self._cancelled)
         )
         context = contextvars.copy_context()  # the request's id goes with it into the logs
-        thread = threading.Thread(target=context.run, args=(self._work, self._decoding), name="live-transcription")
+        thread = threading.Thread(target=context.run, args=(self._work, self._decoding), name="stream-transcription")
         thread.start()
         self._resources.callback(thread.join)
         self._resources.callback(self._cancelled.set)  # whoever leaves early wants nothing more

@@ -1,4 +1,4 @@
-"""How much work is taken in at once: bytes of uploads and seconds of audio that wait for the model."""
+"""Limits on the work under way: bytes of uploads and seconds of audio in the queue."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -8,10 +8,10 @@ from services.transcription.errors import OverloadedError
 
 
 class Admission:
-    """Keeps count of the uploads under way and refuses what would go over the limits."""
+    """Counts the uploads under way and rejects those over the limits."""
 
     def __init__(self, max_bytes: int, max_queued_audio_s: float, queued_audio_s: Callable[[], float]) -> None:
-        """`queued_audio_s` tells how many seconds of audio wait for the model."""
+        """`queued_audio_s` returns the seconds of audio in the model's queue."""
         self._max_bytes = max_bytes
         self._max_queued_audio_s = max_queued_audio_s
         self._queued_audio_s = queued_audio_s
@@ -25,10 +25,10 @@ class Admission:
 
     @contextmanager
     def admitted(self, pieces: Iterable[bytes]) -> Iterator[Iterable[bytes]]:
-        """Hands `pieces` through, counted, for as long as the context lasts.
+        """Yield an iterable over `pieces` that counts their bytes until the context ends.
 
         Raises:
-            OverloadedError: too much audio waits, or the pieces would pass the limit on bytes.
+            OverloadedError: too much audio is queued, or the pieces would pass the limit on bytes.
         """
         if self._queued_audio_s() >= self._max_queued_audio_s:
             raise OverloadedError("Сервер перегружен: слишком много аудио в очереди, повторите позже")

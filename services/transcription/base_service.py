@@ -1,4 +1,4 @@
-"""All calls, implemented once over one pipeline; an implementation fills the hook `recognise`."""
+"""All three calls, implemented once over one pipeline; an implementation fills the hook `recognise`."""
 
 import contextvars
 import logging
@@ -20,21 +20,24 @@ from ml.pipeline.pipeline import Pipeline
 from ml.transcript import Completion, Segment, Transcript
 from resources.config import Settings
 from services.transcription.admission import Admission
-from services.transcription.errors import IN_BAND, UnsupportedFormatError, outcome_of
+from services.transcription.errors import (
+    ERROR_CODE_TRAILER,
+    IN_BAND,
+    PUSHBACK_MS,
+    RETRY_PUSHBACK_TRAILER,
+    UnsupportedFormatError,
+    outcome_of,
+)
 from services.transcription.idle import IdleWatch
 from services.transcription.interface import ITranscriptionService
 from services.transcription.messages import to_response, to_segment
+from services.transcription.request import AudioInfo, Call
 from services.transcription.request_log import HIDDEN, log_failed, log_finished, log_received
-from services.transcription.spool import AudioInfo
-from services.transcription.transcriber import Call, Transcriber
-
-ERROR_CODE_TRAILER = "x-error-code"
-RETRY_PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
-PUSHBACK_MS = 1000
+from services.transcription.transcriber import Transcriber
 
 
 class TranscriptionServiceBase(ITranscriptionService):
-    """Spool → decode → split at pauses → recognise → assemble, for every call alike.
+    """Spool → decode → split at pauses → recognise → assemble, in the same way for every call.
 
     An implementation either fills `recognise` and `get_version`, or overrides the calls.
     """
@@ -48,7 +51,7 @@ class TranscriptionServiceBase(ITranscriptionService):
         self._log = logging.getLogger(type(self).__name__)
 
     def start(self, settings: Settings) -> None:
-        """Finds the decoder and sets the limits; an implementation that needs more extends it."""
+        """Find the decoder and set the limits; an implementation that needs more extends it."""
         decoder = AudioDecoder(
             find_ffmpeg(settings.ffmpeg_binary), settings.audio_max_duration_s, settings.audio_decode_timeout_s
         )
@@ -59,7 +62,7 @@ class TranscriptionServiceBase(ITranscriptionService):
         self._with_filenames = settings.logging_filenames
 
     def stop(self) -> None:
-        """Ends the watch over idle streams; an implementation that started more extends it."""
+        """End the watch over idle streams; an implementation that started more extends it."""
         if self._idle_watch:
             self._idle_watch.close()
 
@@ -70,35 +73,35 @@ class TranscriptionServiceBase(ITranscriptionService):
 
         May read ahead without a limit, and should end soon once `cancelled` is set.
         """
-        raise NotImplementedError(f"{type(self).__name__} fills neither recognise nor the calls")
+        raise NotImplementedError(f"{type(self).__name__} implements neither recognise nor the calls")
 
     def queued_audio_s(self) -> float:
-        """Seconds of audio that wait to be recognised; new requests are refused while they are too many."""
+        """Seconds of audio in the queue; new requests are rejected while they exceed the limit."""
         return 0.0
 
     def model_identity(self) -> tuple[str, str]:
-        """Name and revision of the model that answers, for the response."""
+        """Name and revision of the model, for the response."""
         return "", ""
 
     def TranscribeAudio(
         self, request: transcription_pb2.AudioRequest, context: grpc.ServicerContext
     ) -> transcription_pb2.TranscriptionResponse:
-        """Transcribes a whole audio file."""
+        """Transcribe a whole audio file."""
         call = Call(AudioInfo(request.filename, request.format, request.sample_rate))
         _cancel_with(context, call)
-        return self._answer(call, lambda: self._transcriber.whole(call, [request.audio_data]), context)
+        return self._answer(call, lambda: self._transcriber.transcribe_file(call, [request.audio_data]), context)
 
     def TranscribeAudioStream(
         self, request_iterator: Iterator[transcription_pb2.AudioChunk], context: grpc.ServicerContext
     ) -> transcription_pb2.TranscriptionResponse:
-        """Transcribes an audio file that arrives in pieces, while it arrives."""
+        """Transcribe an audio file that arrives in pieces, while it arrives."""
         call, pieces = self._open_stream(request_iterator, context)
-        return self._answer(call, lambda: self._transcriber.live(call, pieces), context)
+        return self._answer(call, lambda: self._transcriber.transcribe_stream(call, pieces), context)
 
     def TranscribeAudioIncremental(
         self, request_iterator: Iterator[transcription_pb2.AudioChunk], context: grpc.ServicerContext
     ) -> Iterator[transcription_pb2.TranscriptionUpdate]:
-        """Transcribes an audio file that arrives in pieces and answers segment by segment."""
+        """Transcribe an audio file that arrives in pieces and answer segment by segment."""
         if type(self).recognise is TranscriptionServiceBase.recognise:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "Эта реализация не отвечает по частям")
         call, pieces = self._open_stream(request_iterator, context)
@@ -110,7 +113,9 @@ class TranscriptionServiceBase(ITranscriptionService):
     ) -> Iterator[transcription_pb2.TranscriptionUpdate]:
         segments: SimpleQueue[Segment | None] = SimpleQueue()
         call.on_segment = segments.put
-        transcript = _in_background(lambda: self._transcriber.live(call, pieces), lambda: segments.put(None))
+        transcript = _in_background(
+            lambda: self._transcriber.transcribe_stream(call, pieces), lambda: segments.put(None)
+        )
         for segment in iter(segments.get, None):
             yield transcription_pb2.TranscriptionUpdate(segment=to_segment(segment))
             progress = transcription_pb2.Progress(decoded_s=max(call.decoded_s, segment.end_s), done_s=segment.end_s)
@@ -120,7 +125,7 @@ class TranscriptionServiceBase(ITranscriptionService):
     def _open_stream(
         self, request_iterator: Iterator[transcription_pb2.AudioChunk], context: grpc.ServicerContext
     ) -> tuple[Call, Iterable[bytes]]:
-        """The call that a stream's first message describes, and all its bytes."""
+        """The call that the first message of a stream describes, and the bytes of all messages."""
         assert self._idle_watch, "start() comes first"
         requests = self._idle_watch.watched(request_iterator, context.cancel)
         first = next(requests, transcription_pb2.AudioChunk())
@@ -134,16 +139,16 @@ class TranscriptionServiceBase(ITranscriptionService):
         try:
             response = to_response(transcribe(), call.processing_s, *self.model_identity())
         except SpeechError as error:
-            error.__traceback__ = None  # its frames hold the recording, and who holds the error is among them
-            return self._refuse(error, call.processing_s, context)
+            error.__traceback__ = None  # its frames hold the recording and, in a cycle, the error
+            return self._reject(error, call.processing_s, context)
         stats = response.stats
         log_finished(self._log, response.processing_time, stats.speed_factor, stats.word_count, stats.char_count)
         return response
 
-    def _refuse(
+    def _reject(
         self, error: SpeechError, processing_s: float, context: grpc.ServicerContext
     ) -> transcription_pb2.TranscriptionResponse:
-        quotes_filename = isinstance(error, UnsupportedFormatError)  # its ending
+        quotes_filename = isinstance(error, UnsupportedFormatError)  # its extension
         log_failed(self._log, error.code, HIDDEN if quotes_filename and not self._with_filenames else str(error))
         status = outcome_of(error)
         pushback = [(RETRY_PUSHBACK_TRAILER, str(PUSHBACK_MS))] if status is grpc.StatusCode.UNAVAILABLE else []
@@ -155,8 +160,8 @@ class TranscriptionServiceBase(ITranscriptionService):
             success=False, error_message=str(error), processing_time=processing_s
         )
 
-    def _log_received(self, description: AudioInfo, size_bytes: int) -> None:
-        log_received(self._log, description, size_bytes, self._with_filenames)
+    def _log_received(self, audio_info: AudioInfo, size_bytes: int) -> None:
+        log_received(self._log, audio_info, size_bytes, self._with_filenames)
 
 
 def _cancel_with(context: grpc.ServicerContext, call: Call) -> None:
@@ -165,7 +170,7 @@ def _cancel_with(context: grpc.ServicerContext, call: Call) -> None:
 
 
 def _in_background(work: Callable[[], Transcript], at_end: Callable[[], None]) -> "Future[Transcript]":
-    """Runs `work` on a thread of its own, within the request's logging context, and then `at_end`."""
+    """Run `work` on its own thread within the request's logging context, and then `at_end`."""
     result: Future[Transcript] = Future()
 
     def run() -> None:

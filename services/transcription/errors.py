@@ -1,14 +1,13 @@
-"""What can be wrong with a request, and the one table from an error to its outcome.
+"""Errors of a request, the outcome of each, and the trailers that carry it.
 
 ml.errors.SpeechError
 ├── ml.errors.AudioError             the content: answered in-band
-│   └── RequestError                 what is said about the content
+│   └── RequestError                 the description of the content
 │       ├── MissingFilenameError
 │       └── UnsupportedFormatError
-└── UploadError                      the call: a gRPC status
-    ├── UploadTooLargeError
-    ├── OverloadedError
-    └── NoSpaceError
+├── UploadTooLargeError              the call: a gRPC status
+├── OverloadedError
+└── NoSpaceError
 """
 
 import grpc
@@ -22,20 +21,25 @@ from ml.errors import (
     SpeechError,
 )
 
+ERROR_CODE_TRAILER = "x-error-code"
+RETRY_PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
+PUSHBACK_MS = 1000
+
 IN_BAND = None
 """The outcome of a content error: status OK, success = false and the error's code in the trailers."""
 
 
 class RequestError(AudioError):
-    """The request does not say what it must about its content."""
+    """The request lacks something that it must state about its content."""
 
     code = "INVALID_REQUEST"
 
 
 class MissingFilenameError(RequestError):
-    """The request carries no file name."""
+    """The request has no file name."""
 
     code = "MISSING_FILENAME"
+    default_message = "Не указано имя файла: заполните поле filename"
 
 
 class UnsupportedFormatError(RequestError):
@@ -44,35 +48,29 @@ class UnsupportedFormatError(RequestError):
     code = "UNSUPPORTED_FORMAT"
 
 
-class UploadError(SpeechError):
-    """The upload cannot be taken in."""
-
-    code = "UPLOAD_FAILED"
-
-
-class UploadTooLargeError(UploadError):
+class UploadTooLargeError(SpeechError):
     """A stream's total passed STREAM_MAX_BYTES."""
 
     code = "UPLOAD_TOO_LARGE"
 
 
-class OverloadedError(UploadError):
+class OverloadedError(SpeechError):
     """There is more work than the admission limits allow."""
 
     code = "OVERLOADED"
 
 
-class NoSpaceError(UploadError):
+class NoSpaceError(SpeechError):
     """The disk has no room for the upload."""
 
     code = "NO_SPACE"
+    default_message = "На сервере не хватает места для файла, повторите позже"
 
 
 _OUTCOMES: tuple[tuple[type[SpeechError], grpc.StatusCode | None], ...] = (
     (UploadTooLargeError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (NoSpaceError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (OverloadedError, grpc.StatusCode.UNAVAILABLE),
-    (UploadError, grpc.StatusCode.INTERNAL),
     (DecodingCancelledError, grpc.StatusCode.CANCELLED),
     (DecoderUnavailableError, grpc.StatusCode.UNAVAILABLE),
     (ModelError, grpc.StatusCode.UNAVAILABLE),

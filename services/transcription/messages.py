@@ -1,4 +1,4 @@
-"""Turns transcripts into the contract's messages."""
+"""Converts transcripts into the messages of the contract."""
 
 from generated.v1 import transcription_pb2
 from ml.transcript import Segment, Transcript
@@ -7,7 +7,7 @@ from ml.transcript import Segment, Transcript
 def to_response(
     transcript: Transcript, processing_s: float, model_name: str, model_revision: str
 ) -> transcription_pb2.TranscriptionResponse:
-    """The answer to a call that went well; `processing_s` counts from the request's last byte."""
+    """The response to a successful call; `processing_s` counts from the last byte of the request."""
     text, stages = transcript.text, transcript.stages
     return transcription_pb2.TranscriptionResponse(
         transcript=text,
@@ -30,7 +30,7 @@ def to_response(
 
 
 def to_segment(segment: Segment) -> transcription_pb2.Segment:
-    """A segment as the contract has it."""
+    """The message of one segment."""
     return transcription_pb2.Segment(
         start_s=segment.start_s,
         end_s=segment.end_s,

@@ -1,78 +1,26 @@
-"""Takes a request's audio in: checks what it says of itself and spools it to an unnamed temporary file."""
+"""Spools the audio of a request to an unnamed temporary file."""
 
 import errno
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import PurePath
 from typing import BinaryIO
 
-from services.transcription.errors import (
-    MissingFilenameError,
-    NoSpaceError,
-    UnsupportedFormatError,
-    UploadTooLargeError,
-)
+from services.transcription.errors import NoSpaceError, UploadTooLargeError
 
-SUPPORTED_FORMATS = ("mp3", "wav", "m4a", "flac", "ogg", "aac")
-PCM_FORMAT = "pcm"
-DEFAULT_PCM_SAMPLE_RATE = 16_000  # Hz
-MAX_LOGGED_NAME = 200  # characters
-_LOOKED_AT = 4096  # characters of what a request says of itself: it may say as much as a message holds
-
-
-@dataclass(frozen=True)
-class AudioInfo:
-    """What a request says of its audio."""
-
-    filename: str
-    format: str
-    sample_rate: int  # Hz, of raw PCM only; 0 where not given
-
-    @property
-    def pcm_sample_rate(self) -> int | None:
-        """Hz of raw PCM, None for every other format."""
-        if self._format != PCM_FORMAT:
-            return None
-        return self.sample_rate or DEFAULT_PCM_SAMPLE_RATE
-
-    @property
-    def format_name(self) -> str:
-        """The format as the request names it: its format field, else its file name's ending."""
-        return _printable(self._format) or _ending(self.filename)
-
-    @property
-    def printable_filename(self) -> str:
-        """The file name made safe for a log line."""
-        return _printable(self.filename)
-
-    @property
-    def _format(self) -> str:
-        return self.format.strip()[:_LOOKED_AT].lower()
-
-    def check(self) -> None:
-        """Raises RequestError where there is no file name or no supported format is named."""
-        if not self.filename.strip():
-            raise MissingFilenameError("Не указано имя файла: заполните поле filename")
-        named = (_ending(self.filename), self._format)
-        if named[0] not in SUPPORTED_FORMATS and named[1] not in (*SUPPORTED_FORMATS, PCM_FORMAT):
-            supported = ", ".join(name.upper() for name in SUPPORTED_FORMATS)
-            raise UnsupportedFormatError(
-                f"Формат не поддерживается: {self.format_name or 'не указан'}. Поддерживаются: {supported}"
-            )
+_DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no EDQUOT
 
 
 class Spool:
-    """A request's audio on its way to a temporary file without a name."""
+    """The audio of a request on its way to the disk."""
 
     def __init__(self, file: BinaryIO, max_bytes: int | None) -> None:
         self.file = file
         self.size_bytes = 0
         self._max_bytes = max_bytes
 
-    def take(self, piece: bytes) -> None:
-        """Adds `piece` to the file.
+    def write(self, piece: bytes) -> None:
+        """Append `piece` to the file.
 
         Raises:
             UploadTooLargeError: the pieces add up to more than the limit.
@@ -91,7 +39,7 @@ class Spool:
 
 @contextmanager
 def spool(max_bytes: int | None = None) -> Iterator[Spool]:
-    """A temporary file that is gone when the context ends, whatever happens.
+    """A temporary file that is deleted when the context ends, even when the process is killed.
 
     Raises:
         NoSpaceError: the disk has no room for another file.
@@ -106,15 +54,4 @@ def spool(max_bytes: int | None = None) -> Iterator[Spool]:
 
 
 def _disk_error(error: OSError) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT if hasattr(errno, "EDQUOT") else errno.ENOSPC):
-        return NoSpaceError("На сервере не хватает места для файла, повторите позже")
-    return error
-
-
-def _ending(filename: str) -> str:
-    return _printable(PurePath(filename.strip()[-_LOOKED_AT:]).suffix.lower().lstrip("."))
-
-
-def _printable(text: str) -> str:
-    """Drops what could forge or break a log line and cuts the rest to a sensible length."""
-    return "".join(character for character in text[:_LOOKED_AT] if character.isprintable())[:MAX_LOGGED_NAME]
+    return NoSpaceError() if error.errno in _DISK_FULL else error

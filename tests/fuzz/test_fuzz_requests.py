@@ -16,8 +16,8 @@ from ml.pipeline.pipeline import Pipeline
 from ml.transcript import Completion
 from services.transcription.admission import Admission
 from services.transcription.errors import RequestError
-from services.transcription.spool import MAX_LOGGED_NAME, SUPPORTED_FORMATS, AudioInfo
-from services.transcription.transcriber import Call, Transcriber
+from services.transcription.request import MAX_LOGGED_NAME, SUPPORTED_FORMATS, AudioInfo, Call
+from services.transcription.transcriber import Transcriber
 from tests.fuzz.mutations import SEEDS, damaged, seed
 from tests.support import audio as media
 
@@ -81,7 +81,7 @@ def transcribe(description: AudioInfo, audio_bytes: bytes, piece_bytes: int) -> 
     )
     pieces = [audio_bytes[start : start + piece_bytes] for start in range(0, len(audio_bytes), piece_bytes)]
     outcomes = []
-    for send in (transcriber.whole, transcriber.live):
+    for send in (transcriber.transcribe_file, transcriber.transcribe_stream):
         try:
             outcomes.append(f"{send(Call(description), pieces).audio_duration_s:.1f} s")
         except AudioError as error:

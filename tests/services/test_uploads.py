@@ -10,7 +10,7 @@ import pytest
 
 from services.transcription.admission import Admission
 from services.transcription.errors import OverloadedError, UnsupportedFormatError
-from services.transcription.spool import MAX_LOGGED_NAME, AudioInfo
+from services.transcription.request import MAX_LOGGED_NAME, AudioInfo
 
 LONG = 20_000_000  # characters; a message may hold ten times as many
 

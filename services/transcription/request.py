@@ -1,0 +1,80 @@
+"""One request: the description of its audio, and its state while it is answered."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+from ml.pipeline.pipeline import OnSegment
+from services.transcription.errors import MissingFilenameError, UnsupportedFormatError
+
+SUPPORTED_FORMATS = ("mp3", "wav", "m4a", "flac", "ogg", "aac")
+PCM_FORMAT = "pcm"
+DEFAULT_PCM_SAMPLE_RATE = 16_000  # Hz
+MAX_LOGGED_NAME = 200  # characters
+_MAX_PARSED = 4096  # characters of a field: a message may hold 100 MB of them
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """The description of the audio in a request."""
+
+    filename: str
+    format: str
+    sample_rate: int  # Hz, of raw PCM only; 0 where not given
+
+    @property
+    def pcm_sample_rate(self) -> int | None:
+        """Hz of raw PCM, None for every other format."""
+        if self._format != PCM_FORMAT:
+            return None
+        return self.sample_rate or DEFAULT_PCM_SAMPLE_RATE
+
+    @property
+    def format_name(self) -> str:
+        """The format as the request names it: its format field, else the extension of its file name."""
+        return _printable(self._format) or _extension(self.filename)
+
+    @property
+    def printable_filename(self) -> str:
+        """The file name made safe for a log line."""
+        return _printable(self.filename)
+
+    @property
+    def _format(self) -> str:
+        return self.format.strip()[:_MAX_PARSED].lower()
+
+    def check(self) -> None:
+        """Raise RequestError where there is no file name or no supported format is named."""
+        if not self.filename.strip():
+            raise MissingFilenameError
+        if _extension(self.filename) not in SUPPORTED_FORMATS and self._format not in (*SUPPORTED_FORMATS, PCM_FORMAT):
+            supported = ", ".join(name.upper() for name in SUPPORTED_FORMATS)
+            raise UnsupportedFormatError(
+                f"Формат не поддерживается: {self.format_name or 'не указан'}. Поддерживаются: {supported}"
+            )
+
+
+@dataclass
+class Call:
+    """The state of a call while it is answered."""
+
+    audio_info: AudioInfo
+    cancelled: threading.Event = field(default_factory=threading.Event)  # set when the call ends, however it ends
+    on_segment: OnSegment = lambda segment: None
+    received_s: float = field(default_factory=time.perf_counter)  # time of the last byte
+    decoded_s: float = 0.0  # seconds of audio
+
+    @property
+    def processing_s(self) -> float:
+        """Seconds since the last byte arrived."""
+        return time.perf_counter() - self.received_s
+
+
+def _extension(filename: str) -> str:
+    return _printable(PurePath(filename.strip()[-_MAX_PARSED:]).suffix.lower().lstrip("."))
+
+
+def _printable(text: str) -> str:
+    """Drop what could forge or break a log line, and cut the rest to a sensible length."""
+    return "".join(character for character in text[:_MAX_PARSED] if character.isprintable())[:MAX_LOGGED_NAME]
