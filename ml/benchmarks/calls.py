@@ -19,7 +19,7 @@ from ml.benchmarks.ports import free_port
 from ml.benchmarks.reference import transcribe_batch
 from ml.benchmarks.weights import ROOT
 from ml.borealis.model import BorealisModel
-from ml.engine.engine import Engine
+from ml.borealis.runner import make_engine
 from ml.interfaces import SAMPLE_RATE
 
 STOP_TIMEOUT_S = 60.0
@@ -37,7 +37,7 @@ def measure_calls(
     """
     with path.open("rb") as file:
         waveform = decoder.decode_all(file)
-    with served(checkpoint, model, slots) as address, caller(address) as call, Engine(model, slots) as engine:
+    with served(checkpoint, model, slots) as address, caller(address) as call, make_engine(model, slots) as engine:
         ways: dict[str, Callable[[], object]] = {
             "bare": lambda: transcribe_batch(model, [waveform]),
             "engine": lambda: engine.submit(waveform).result(),

@@ -15,8 +15,7 @@ from ml.benchmarks.stages import Stages
 from ml.benchmarks.timed_engine import TimedModel
 from ml.borealis.features import N_MELS
 from ml.borealis.model import BorealisModel
-from ml.engine.engine import Engine
-from ml.engine.scheduler import ChunkModel
+from ml.borealis.runner import Model, make_engine
 from ml.interfaces import SAMPLE_RATE, RecognitionOptions
 from ml.pipeline.recogniser import Recognise, recognise_with
 from ml.transcript import Completion
@@ -115,7 +114,7 @@ class Shared:
     def __init__(self, model: BorealisModel, slots: int) -> None:
         self._timed = TimedModel(model, NetworkProbe(model))
         self._slots = slots
-        self.engine = Engine(cast(ChunkModel, self._timed), slots)
+        self.engine = make_engine(cast(Model, self._timed), slots)
         self.engine.warm_up()
 
     def __enter__(self) -> "Shared":
@@ -127,10 +126,10 @@ class Shared:
     def recogniser(self) -> tuple[Recognise, Figures]:
         """See Strategy; for one measurement at a time."""
         stages = self._timed.stages = Stages(self._timed.device)
-        before = self.engine.work.snapshot()
+        before = self.engine.stats.snapshot()
 
         def figures() -> dict[str, float]:
-            after = self.engine.work.snapshot()
+            after = self.engine.stats.snapshot()
             done = {key: after[key] - before[key] for key in after}
             found = stages.totals()
             found["encode"] = found.pop("embeddings", 0.0) - found.get("features", 0.0)

@@ -10,6 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 from ml.borealis.checkpoint import prepare_checkpoint
 from ml.borealis.config import GenerationOptions, resolve_device, resolve_dtype
 from ml.borealis.model import BorealisModel
+from ml.borealis.runner import make_engine
 from ml.engine.engine import Engine
 
 _log = logging.getLogger("BorealisModel")
@@ -47,7 +48,7 @@ def load_engine(options: ModelOptions) -> Engine:
     disable_progress_bar()  # a server's log is no place for one
     _log.info("⏳ Загрузка модели %s (%s, %s)", checkpoint.name, device, str(dtype).removeprefix("torch."))
     model = BorealisModel.load(checkpoint.path, device, dtype, options.generation)
-    engine = Engine(model, options.batch_size)
+    engine = make_engine(model, options.batch_size)
     try:
         engine.warm_up()
     except BaseException:  # Ctrl+C as well: the engine's thread would keep the program from ending

@@ -9,7 +9,8 @@ import grpc
 import pytest
 
 from api.grpc.transcription_server import EXIT_UNHEALTHY, SHUTDOWN_MARGIN_S
-from ml.engine import scheduler as batching
+from ml.borealis import runner as batching
+from ml.borealis.runner import make_engine
 from ml.engine.engine import Engine
 from services.transcription.implementations import BorealisTranscriptionService, borealis_service
 from tests.faults.conftest import OpenHouse
@@ -34,7 +35,7 @@ def house(start_server: OpenHouse, model: ScriptedModel, monkeypatch: pytest.Mon
     monkeypatch.setattr(batching, "ENCODER_BATCH", {"cpu": 5})
 
     def load_engine(options: object) -> Engine:
-        model.engine = Engine(model, slots=8)
+        model.engine = make_engine(model, slots=8)
         return model.engine
 
     monkeypatch.setattr(borealis_service, "load_engine", load_engine)
@@ -75,7 +76,7 @@ def test_a_call_cancelled_in_the_queue_is_never_recognised_and_its_mates_are(
 def test_a_call_cancelled_in_a_batch_leaves_it_and_its_mates_are_right(
     house: ServerHarness, model: ScriptedModel
 ) -> None:
-    recognised = model.engine.work.chunks
+    recognised = model.engine.stats.chunks
     calls = begin_together(house, model, 2, 3, 4, length=30)
     steps = len(model.asked("step"))
 
@@ -91,7 +92,7 @@ def test_a_call_cancelled_in_a_batch_leaves_it_and_its_mates_are_right(
         else:
             assert_says(call, number, length)
     assert any({2, 3, 4} <= set(numbers) for numbers in model.asked("step")[steps:])  # it was seated with its mates
-    assert model.engine.work.chunks == recognised + 3  # and never came to its end
+    assert model.engine.stats.chunks == recognised + 3  # and never came to its end
 
 
 @row(31)

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from ml.borealis import runner as batching
 from ml.borealis.checkpoint import Checkpoint, prepare_checkpoint
 from ml.borealis.config import GenerationOptions
 from ml.borealis.model import BorealisModel
-from ml.engine import scheduler as batching
 from tests.support.checkpoints import HandMade, build_hand_made, save_upstream
 from tests.support.fake_models import FakeModel, LateReadback, LateStager
 from tests.support.reference import Alone, decode_alone

@@ -17,8 +17,8 @@ from dotenv import dotenv_values
 from prometheus_client import Metric
 
 from api.grpc.metrics import Metrics
+from ml.borealis.runner import make_engine
 from ml.cluster import FRONT_FIGURES
-from ml.engine.engine import Engine
 from ml.errors import SpeechError
 from resources.config import PROJECT_ROOT, Settings
 from services.transcription.errors import UploadError
@@ -46,7 +46,7 @@ def load(path: Path) -> Any:
 @cache
 def metric_families() -> tuple[Metric, ...]:
     """Everything that /metrics can carry, the figures of an engine and of a cluster included."""
-    with Engine(FakeModel(), slots=4) as engine:
+    with make_engine(FakeModel(), slots=4) as engine:
         return tuple(Metrics(lambda: {**engine.gauges(), **dict.fromkeys(FRONT_FIGURES, 0.0)}).registry.collect())
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ml.borealis.cuda import HostStager
+from ml.borealis.runner import make_engine
 from ml.engine.engine import Engine
 from ml.interfaces import Waveform
 from ml.transcript import Completion
@@ -166,7 +167,7 @@ class LateStager:
 def busy_engine(fake: FakeModel, slots: int = 4, queue_capacity: int = 64) -> Iterator[Engine]:
     """An engine whose thread is held at a first chunk, number 0 and of one token, until `fake.gate` is set."""
     fake.gate.clear()
-    with Engine(fake, slots, queue_capacity) as engine:
+    with make_engine(fake, slots, queue_capacity) as engine:
         engine.submit(chunk(0, 1), recording_id="the first")
         assert fake.at_work.wait(PATIENCE_S)
         try:

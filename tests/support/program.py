@@ -67,11 +67,11 @@ def _leave_the_model_out() -> None:
 
 
 def _put_the_fake_model_in() -> None:
-    from ml.engine.engine import Engine
+    from ml.borealis.runner import make_engine
     from services.transcription.implementations import borealis_service
     from tests.support.scripted_model import ScriptedModel
 
-    borealis_service.load_engine = lambda options: Engine(ScriptedModel(), slots=4)
+    borealis_service.load_engine = lambda options: make_engine(ScriptedModel(), slots=4)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from ml.borealis.config import GenerationOptions
 from ml.borealis.decoder import SlotDecoder
 from ml.borealis.model import BorealisModel
-from ml.engine.slots import Decoder
+from ml.borealis.runner import Decoder
 from ml.interfaces import Waveform
 from tests.support.checkpoints import HIDDEN
 

@@ -13,8 +13,9 @@ from ml.borealis.config import GenerationOptions
 from ml.borealis.cuda import CudaReadback, CudaStager, GraphedDecoder, HostStager
 from ml.borealis.features import LogMel
 from ml.borealis.model import BorealisModel
-from ml.engine.engine import Engine
-from ml.engine.slots import Slots
+from ml.borealis.runner import BorealisRunner, make_engine
+from ml.engine.continuous import ContinuousScheduler
+from ml.engine.request import Request
 from tests.support.checkpoints import tone
 from tests.support.fake_models import texts_of
 from tests.support.reference import (
@@ -186,40 +187,46 @@ def test_a_capture_may_fall_into_the_work_of_another_stream(graphed: GraphedDeco
     torch.testing.assert_close(staged.settle(), expected, atol=1e-4, rtol=1e-4)
 
 
+def admitted(graphed: GraphedDecoder, on_gpu: Alone, indices: list[int]) -> tuple[ContinuousScheduler, list[Request]]:
+    """A scheduler over `graphed` with these chunks admitted."""
+    chunks = NumberedChunks(on_gpu)
+    chunks.make_decoder = lambda slots: graphed
+    scheduler = ContinuousScheduler(BorealisRunner(chunks, 5))
+    requests = [Request(numbered_chunk(index), index, 0.0) for index in indices]
+    scheduler.admit(requests)
+    return scheduler, requests
+
+
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-def test_neither_seating_nor_a_step_makes_the_host_wait(
+def test_neither_a_prefill_nor_a_step_makes_the_host_wait(
     graphed: GraphedDecoder, on_gpu: Alone, request: pytest.FixtureRequest
 ) -> None:
     graphed.capture_all()
-    slots: Slots[int] = Slots(graphed, CudaReadback(on_gpu.device, 5), 5, on_gpu.model.eos_id, 24)
-    audio = on_gpu.audio[:5].to(on_gpu.device)
+    scheduler, requests = admitted(graphed, on_gpu, list(range(5)))
+    torch.cuda.synchronize(on_gpu.device)
     request.getfixturevalue("no_hidden_waiting")
-    slots.seat(range(5), audio, [None] * 5)
-    ended = []
-    while slots.occupied:
-        slots.step()
-        ended += slots.ended()
-    assert {seat.recording_id: seat.tokens for seat in ended} == dict(enumerate(on_gpu.tokens[:5]))
+    while scheduler.in_flight:
+        scheduler.advance()
+    assert [each.future.result(0).text for each in requests] == [ids_as_text(on_gpu.tokens[i]) for i in range(5)]
 
 
 def test_the_host_runs_ahead_of_the_device(graphed: GraphedDecoder, on_gpu: Alone) -> None:
     graphed.capture_all()
-    slots: Slots[int] = Slots(graphed, CudaReadback(on_gpu.device, 5), 5, on_gpu.model.eos_id, 24)
     longest = max(range(CHUNKS), key=lambda index: len(on_gpu.tokens[index]))
-    slots.seat([longest], on_gpu.audio[longest : longest + 1].to(on_gpu.device), [None])
-    slots.step()  # a graph's first launch may take longer
+    scheduler, _ = admitted(graphed, on_gpu, [longest])
+    scheduler.advance()  # a graph's first launch may take longer
     torch.cuda.synchronize(on_gpu.device)
-    assert slots.ended() == []
+    scheduler.advance()
+    torch.cuda.synchronize(on_gpu.device)
     sleep(on_gpu.device)
     for _ in range(CudaReadback.DEPTH):
-        slots.step()
-        assert slots.ended() == []
+        scheduler.advance()
     assert not torch.cuda.current_stream(on_gpu.device).query()  # the device has not even begun with the first
 
 
 @pytest.mark.parametrize("slots", [1, 3, 8, 32])
 def test_the_engine_on_the_gpu_says_of_each_chunk_what_is_said_of_it_alone(on_gpu: Alone, slots: int) -> None:
-    with Engine(NumberedChunks(on_gpu), slots) as engine:
+    with make_engine(NumberedChunks(on_gpu), slots) as engine:
         for seed in range(2):
             order = random.Random(seed).sample(range(CHUNKS), CHUNKS)
             futures = [engine.submit(numbered_chunk(index), recording_id=index % 3) for index in order]
@@ -231,7 +238,7 @@ def test_sampled_texts_are_the_same_on_the_gpu(converted: Checkpoint, on_gpu: Al
     texts = []
     for device in (CPU, on_gpu.device):
         model = BorealisModel.load(converted.path, device, torch.float32, options)
-        with Engine(NumberedChunks(on_gpu, model), 4) as engine:
+        with make_engine(NumberedChunks(on_gpu, model), 4) as engine:
             texts.append(texts_of([engine.submit(numbered_chunk(index)) for index in range(CHUNKS)]))
     assert texts[0] == texts[1]
 
@@ -241,6 +248,6 @@ def test_from_sound_to_text_the_engine_on_the_gpu_answers_as_the_model_on_the_cp
 ) -> None:
     sounds = [tone(frequency, 0.5 + frequency / 500) for frequency in range(200, 4000, 400)]
     same = BorealisModel.load(converted.path, on_gpu.device, torch.float32, model.options)
-    with Engine(same, 4) as engine:
+    with make_engine(same, 4) as engine:
         engine.warm_up()
         assert texts_of([engine.submit(sound) for sound in sounds]) == model.transcribe_batch(sounds)

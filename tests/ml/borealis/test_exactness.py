@@ -11,7 +11,7 @@ from ml.borealis.checkpoint import Checkpoint
 from ml.borealis.config import GenerationOptions
 from ml.borealis.decoder import SlotDecoder
 from ml.borealis.model import BorealisModel
-from ml.engine.engine import Engine
+from ml.borealis.runner import make_engine
 from ml.transcript import Completion
 from tests.support.checkpoints import HandMade, tone
 from tests.support.fake_models import PATIENCE_S, texts_of
@@ -107,19 +107,19 @@ def test_the_cache_takes_as_much_memory_as_it_says(alone: Alone, hand_made: Hand
 @pytest.mark.parametrize("slots", [1, 2, 3, 8])
 def test_the_engine_says_of_each_chunk_what_is_said_of_it_alone(alone: Alone, device_pace: str, slots: int) -> None:
     order = random.Random(slots).sample(range(CHUNKS), CHUNKS)
-    with Engine(NumberedChunks(alone), slots) as engine:
+    with make_engine(NumberedChunks(alone), slots) as engine:
         futures = [engine.submit(numbered_chunk(index), recording_id=index % 3) for index in order]
         assert texts_of(futures) == [ids_as_text(alone.tokens[index]) for index in order]
 
 
 def test_the_engine_s_own_pace_on_the_cpu_changes_nothing(alone: Alone) -> None:
-    with Engine(NumberedChunks(alone), 4) as engine:
+    with make_engine(NumberedChunks(alone), 4) as engine:
         futures = [engine.submit(numbered_chunk(index)) for index in range(CHUNKS)]
         assert texts_of(futures) == [ids_as_text(tokens) for tokens in alone.tokens]
 
 
 def test_groups_change_nothing(alone: Alone, in_groups: None, device_pace: str) -> None:
-    with Engine(NumberedChunks(alone), 7) as engine:
+    with make_engine(NumberedChunks(alone), 7) as engine:
         futures = [engine.submit(numbered_chunk(index)) for index in range(CHUNKS)]
         assert texts_of(futures) == [ids_as_text(tokens) for tokens in alone.tokens]
 
@@ -133,7 +133,7 @@ def test_cancelling_some_changes_nothing_for_the_others(
     chunks = NumberedChunks(alone)
     futures: list[Future[Completion]] = []
     chunks.make_decoder = cancelling(chunks.make_decoder, lambda: dice.choice(futures[::2]).cancel())
-    with Engine(chunks, slots) as engine:
+    with make_engine(chunks, slots) as engine:
         futures += [engine.submit(numbered_chunk(index), recording_id=index % 2) for index in order]
         wait(futures, PATIENCE_S)
     assert [future.result().text for future in futures[1::2]] == [
@@ -176,7 +176,7 @@ def test_a_chunk_that_breaks_a_step_changes_nothing_for_the_others(alone: Alone,
 
     whole_decoder.step = failing_step  # type: ignore[method-assign]
     chunks.make_decoder = lambda slots: whole_decoder
-    with Engine(chunks, 4) as engine:
+    with make_engine(chunks, 4) as engine:
         futures = [engine.submit(numbered_chunk(index)) for index in range(CHUNKS)]
         assert texts_of(futures) == [ids_as_text(tokens) for tokens in alone.tokens]
 
@@ -185,7 +185,7 @@ def test_from_sound_to_text_the_engine_answers_as_the_model_does(model: Borealis
     sounds = [tone(frequency, 0.5 + frequency / 500) for frequency in (200, 1000, 3000)]
     expected = [model.transcribe_batch([sound])[0] for sound in sounds]
     assert len(set(expected)) == len(sounds)
-    with Engine(model, 2) as engine:
+    with make_engine(model, 2) as engine:
         engine.warm_up()
         assert texts_of([engine.submit(sound) for sound in reversed(sounds)]) == expected[::-1]
 
@@ -193,5 +193,5 @@ def test_from_sound_to_text_the_engine_answers_as_the_model_does(model: Borealis
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_engine_runs_in_half_precision(converted: Checkpoint, dtype: torch.dtype) -> None:
     half = BorealisModel.load(converted.path, torch.device("cpu"), dtype, GenerationOptions(max_new_tokens=3))
-    with Engine(half, 2) as engine:
+    with make_engine(half, 2) as engine:
         assert len(texts_of([engine.submit(tone(440, 1)), engine.submit(tone(1000, 2))])) == 2

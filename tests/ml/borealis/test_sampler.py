@@ -8,8 +8,8 @@ import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from ml.borealis.config import GenerationOptions
+from ml.borealis.runner import make_engine
 from ml.borealis.sampler import Sampler
-from ml.engine.engine import Engine
 from tests.support.fake_models import texts_of
 from tests.support.reference import CHUNKS, Alone, NumberedChunks, numbered_chunk
 
@@ -141,7 +141,7 @@ def sampling_chunks(alone: Alone, seed: int = 0) -> NumberedChunks:
 @pytest.fixture(scope="module")
 def sampled(alone: Alone) -> list[str]:
     """The text of each chunk when it is the engine's only one."""
-    with Engine(sampling_chunks(alone), 1) as engine:
+    with make_engine(sampling_chunks(alone), 1) as engine:
         return [engine.submit(numbered_chunk(index)).result().text for index in range(CHUNKS)]
 
 
@@ -149,13 +149,13 @@ def test_a_sampled_text_is_the_same_alone_and_among_others(
     alone: Alone, sampled: list[str], in_groups: None, device_pace: str
 ) -> None:
     assert len(set(sampled)) == CHUNKS
-    with Engine(sampling_chunks(alone), 5) as engine:
+    with make_engine(sampling_chunks(alone), 5) as engine:
         for order in (range(CHUNKS), range(CHUNKS - 1, -1, -1)):
             futures = [engine.submit(numbered_chunk(index), recording_id=index % 2) for index in order]
             assert texts_of(futures) == [sampled[index] for index in order]
 
 
 def test_another_seed_of_the_options_gives_other_texts(alone: Alone, sampled: list[str]) -> None:
-    with Engine(sampling_chunks(alone, seed=1), 4) as engine:
+    with make_engine(sampling_chunks(alone, seed=1), 4) as engine:
         again = texts_of([engine.submit(numbered_chunk(index)) for index in range(CHUNKS)])
     assert sum(one != other for one, other in zip(again, sampled, strict=True)) > CHUNKS / 2

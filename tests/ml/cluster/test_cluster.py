@@ -20,12 +20,12 @@ from api.grpc.server import TranscriptionServer
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from ml import benchmark
 from ml.benchmarks.sizes import Sizes
+from ml.borealis.runner import make_engine
 from ml.cluster import deployment as on_cluster
 from ml.cluster.client import ClusterOptions
 from ml.cluster.deployment import Scale
 from ml.cluster.messages import ReplicaStatus
 from ml.cluster.replica import FULL_SCALE, ReplicaSpec
-from ml.engine.engine import Engine
 from ml.errors import RecognitionError
 from ml.transcript import Completion
 from resources.config import Settings
@@ -171,7 +171,7 @@ def test_chunks_come_back_in_order_and_whole(front: Served) -> None:
 def test_every_figure_of_one_engine_has_the_same_name_here(front: Served) -> None:
     front.ask(3)
     wait_until(lambda: front.engine.gauges().get("engine_chunks", 0) > 0)
-    with Engine(FakeModel(), slots=4) as engine:  # type: ignore[arg-type]
+    with make_engine(FakeModel(), slots=4) as engine:
         local = set(engine.gauges())
     exposed = generate_latest(front.server.metrics.registry).decode()
     for name in ("queued_chunks", "queued_audio_seconds", "slots_occupied", "mean_batch", "engine_chunks"):

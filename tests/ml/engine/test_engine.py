@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ml.borealis.features import N_SAMPLES
-from ml.engine.engine import QUEUE_CAPACITY, Engine
+from ml.borealis.runner import make_engine
+from ml.engine.engine import QUEUE_CAPACITY
 from ml.errors import RecognitionError
 from ml.transcript import Completion
 from tests.support.fake_models import PATIENCE_S, POISON, FakeModel, busy_engine, chunk, in_background, text, texts_of
@@ -21,7 +22,7 @@ def cancelled(future: "Future[Completion]") -> bool:
 @pytest.mark.parametrize("slots", [1, 2, 3, 8])
 def test_each_caller_gets_the_text_of_his_own_chunk(fake: FakeModel, device_pace: str, slots: int) -> None:
     lengths = [(7 * number) % 11 for number in range(1, 60)]
-    with Engine(fake, slots) as engine:
+    with make_engine(fake, slots) as engine:
         futures = [
             engine.submit(chunk(number, length), recording_id=number % 5)
             for number, length in enumerate(lengths, start=1)
@@ -30,7 +31,7 @@ def test_each_caller_gets_the_text_of_his_own_chunk(fake: FakeModel, device_pace
 
 
 def test_only_the_engine_s_thread_works_the_model(fake: FakeModel) -> None:
-    with Engine(fake, 4) as engine:
+    with make_engine(fake, 4) as engine:
         callers = [in_background(lambda: engine.submit(chunk(1)).result(PATIENCE_S).text) for _ in range(8)]
         assert {caller.result(PATIENCE_S) for caller in callers} == {text(1)}
     assert len(fake.threads) == 1
@@ -71,7 +72,7 @@ def test_a_finished_chunk_leaves_at_once_and_the_next_takes_its_slot(fake: FakeM
     assert fake.asked("step") == [
         [end], [1], [1, 2], [end, 2], [end, 2], [4, 2], [end, 2], [2], [2], [2], [end],
     ]  # fmt: skip
-    assert engine.work.snapshot()["stepped_rows"] == 1 + 3 + 9 + 1 + 2  # no step is spent on who has left
+    assert engine.stats.snapshot()["stepped_rows"] == 1 + 3 + 9 + 1 + 2  # no step is spent on who has left
 
 
 def steps_between_encodings(fake: FakeModel) -> list[int]:
@@ -134,7 +135,7 @@ def test_another_clip_does_not_wait_until_the_first_is_finished(fake: FakeModel)
 
 
 def test_a_text_is_cut_at_the_limit_of_tokens(fake: FakeModel, device_pace: str) -> None:
-    with Engine(fake, 2) as engine:
+    with make_engine(fake, 2) as engine:
         futures = [engine.submit(chunk(1, 1000)), engine.submit(chunk(2, 2)), engine.submit(chunk(3, 40))]
         assert texts_of(futures) == [text(1, 40), text(2, 2), text(3, 40)]
 
@@ -198,7 +199,7 @@ def test_a_line_has_a_bound_when_none_is_given(fake: FakeModel) -> None:
 
 def test_closing_cancels_what_waits_and_finishes_what_is_under_way(fake: FakeModel) -> None:
     fake.gate.clear()
-    engine = Engine(fake, 1, queue_capacity=2)
+    engine = make_engine(fake, 1, queue_capacity=2)
     running = engine.submit(chunk(1, 9))
     assert fake.at_work.wait(PATIENCE_S)
     waiting = [engine.submit(chunk(2)), engine.submit(chunk(3))]
@@ -215,7 +216,7 @@ def test_closing_cancels_what_waits_and_finishes_what_is_under_way(fake: FakeMod
 
 
 def test_a_closed_engine_may_be_closed_again_and_takes_nothing(fake: FakeModel) -> None:
-    engine = Engine(fake, 4)
+    engine = make_engine(fake, 4)
     engine.close()
     engine.close()
     with pytest.raises(RecognitionError):
@@ -244,32 +245,32 @@ def test_nobody_waits_for_ever_when_the_thread_breaks_down(fake: FakeModel, devi
     ids=["empty", "too long", "float64", "stereo"],
 )
 def test_anything_but_a_chunk_is_refused_to_the_caller_s_face(fake: FakeModel, waveform: np.ndarray) -> None:
-    with Engine(fake, 4) as engine, pytest.raises(ValueError, match="float32 samples"):
+    with make_engine(fake, 4) as engine, pytest.raises(ValueError, match="float32 samples"):
         engine.submit(waveform)
 
 
 def test_a_chunk_of_the_longest_and_the_shortest_length_is_taken(fake: FakeModel) -> None:
     longest = np.pad(chunk(1), (0, N_SAMPLES - 2))
-    with Engine(fake, 4) as engine:
+    with make_engine(fake, 4) as engine:
         assert engine.submit(longest).result(PATIENCE_S).text == text(1)
 
 
 def test_the_engine_counts_its_work(fake: FakeModel, unhurried: None) -> None:
-    with Engine(fake, 4) as engine:
+    with make_engine(fake, 4) as engine:
         texts_of([engine.submit(chunk(number, 5)) for number in range(1, 7)])
-        work = engine.work.snapshot()
+        work = engine.stats.snapshot()
     assert (work["chunks"], work["groups"], work["stepped_rows"]) == (6, 6, 30)
     assert work["steps"] == len(fake.asked("step")) <= 30
     assert min(work["waited_s"], work["encode_s"], work["prefill_s"], work["step_s"]) > 0
 
 
 def test_warming_up_recognises_silence(fake: FakeModel) -> None:
-    with Engine(fake, 4) as engine:
+    with make_engine(fake, 4) as engine:
         engine.warm_up()
     assert fake.asked("encode") == [[0]]
 
 
 def test_a_model_that_cannot_even_do_silence_fails_the_warm_up(fake: FakeModel) -> None:
     fake.largest_group = 0
-    with Engine(fake, 4) as engine, pytest.raises(RecognitionError):
+    with make_engine(fake, 4) as engine, pytest.raises(RecognitionError):
         engine.warm_up()

@@ -12,9 +12,8 @@ from functools import partial
 import pytest
 import torch
 
-from ml.engine import scheduler as batching
-from ml.engine.engine import Engine
-from ml.engine.scheduler import Request
+from ml.borealis.runner import make_engine
+from ml.engine.request import Request
 from ml.errors import EngineStoppedError, RecognitionError
 from ml.transcript import Completion
 from tests.support.fake_models import PATIENCE_S, POISON, FakeModel, busy_engine, chunk, in_background, text, texts_of
@@ -87,7 +86,7 @@ def test_a_group_too_large_for_the_memory_is_halved_until_it_fits(fake: FakeMode
 
 def test_a_chunk_too_large_for_the_memory_by_itself_fails(fake: FakeModel) -> None:
     fake.largest_group = 0
-    with Engine(fake, 2) as engine:
+    with make_engine(fake, 2) as engine:
         error = engine.submit(chunk(1)).exception(PATIENCE_S)
         assert isinstance(error, RecognitionError)
         assert isinstance(error.__cause__, torch.OutOfMemoryError)
@@ -97,7 +96,7 @@ def test_a_chunk_too_large_for_the_memory_by_itself_fails(fake: FakeModel) -> No
 
 def test_a_failure_is_logged_with_its_cause(fake: FakeModel, caplog: pytest.LogCaptureFixture) -> None:
     fake.poisoned = "encode"
-    with Engine(fake, 2) as engine:
+    with make_engine(fake, 2) as engine:
         engine.submit(chunk(POISON)).exception(PATIENCE_S)
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("BorealisModel", logging.WARNING)
@@ -109,7 +108,9 @@ def test_a_failure_is_logged_with_its_cause(fake: FakeModel, caplog: pytest.LogC
 def test_the_sound_is_forgotten_when_its_chunk_is_done_with(
     fake: FakeModel, device_pace: str, monkeypatch: pytest.MonkeyPatch, outcome: str
 ) -> None:
-    monkeypatch.setattr(batching.logger, "disabled", True)  # pytest keeps what is logged, errors and all
+    monkeypatch.setattr(
+        logging.getLogger("BorealisModel"), "disabled", True
+    )  # pytest keeps what is logged, errors and all
     fake.poisoned = outcome
     with busy_engine(fake, slots=2) as engine:
         sound = chunk(POISON, 9)
@@ -163,16 +164,16 @@ def both_at_once(*ways: Callable[[], object]) -> None:
 
 def test_a_chunk_given_up_while_its_text_arrives_has_one_outcome() -> None:
     for _ in range(300):
-        job = Request(chunk(1), recording_id=None, submitted_s=0.0)
-        both_at_once(partial(job.answer, "text"), job.give_up)  # if either raised, whoever comes after were lost
-        assert job.future.exception(PATIENCE_S) is not None or job.future.result().text == "text"
+        request = Request(chunk(1), recording_id=None, submitted_s=0.0)
+        both_at_once(partial(request.complete, "text"), request.abort)
+        assert request.future.exception(PATIENCE_S) is not None or request.future.result().text == "text"
 
 
 def test_a_chunk_is_dropped_once_and_answered_never() -> None:
-    job = Request(chunk(1), recording_id=None, submitted_s=0.0)
-    job.future.cancel()
-    job.drop()
-    job.drop()
-    job.answer("text")
-    job.give_up()
-    assert job.future.cancelled()
+    request = Request(chunk(1), recording_id=None, submitted_s=0.0)
+    request.future.cancel()
+    request.cancel()
+    request.cancel()
+    request.complete("text")
+    request.abort()
+    assert request.future.cancelled()

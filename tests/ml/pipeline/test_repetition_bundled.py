@@ -11,6 +11,7 @@ import torch
 from ml.audio.splitter import Chunk
 from ml.benchmarks.backgrounds import BACKGROUNDS
 from ml.benchmarks.weights import load_weights
+from ml.borealis.runner import make_engine
 from ml.engine.engine import Engine
 from ml.interfaces import SAMPLE_RATE, RecognitionOptions, Waveform
 from ml.pipeline.recogniser import recognise_with
@@ -25,7 +26,7 @@ NEW_TOKENS = 120
 def way(request: pytest.FixtureRequest) -> Iterator[tuple[Engine, bool]]:
     """The bundled model's engine, and whether it has been made to go on to the limit on tokens."""
     model = load_weights("bundled", torch.device("cpu"), torch.float32, NEW_TOKENS, ignore_eos=request.param)
-    with Engine(model, slots=4) as engine:
+    with make_engine(model, slots=4) as engine:
         yield engine, request.param
 
 

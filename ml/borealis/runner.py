@@ -1,0 +1,146 @@
+"""Borealis as continuous batching runs it: rows of one KV cache, tokens read back behind the steps."""
+
+import logging
+from collections.abc import Sequence as AbstractSequence
+from typing import Protocol
+
+import torch
+
+from ml.borealis.cuda import Readback, Staged, make_readback, make_stager
+from ml.borealis.features import N_SAMPLES
+from ml.borealis.model import ENCODER_BATCH
+from ml.engine.continuous import ContinuousScheduler, Sequence
+from ml.engine.engine import QUEUE_CAPACITY, Engine
+from ml.interfaces import Waveform
+from ml.transcript import Completion, FinishReason
+
+# Decode steps before an encoder batch on a device that cannot do both at once, so that sequences in decoding advance.
+# With few steps the rows fill up, which makes a step cheap for each.
+STEPS_BETWEEN_BATCHES = {"cpu": 4, "cuda": 0}
+
+
+class Decoder(Protocol):
+    """What the runner needs of a decoder; SlotDecoder is one."""
+
+    prefill_length: int
+
+    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: AbstractSequence[int | None]) -> torch.Tensor:
+        """Fill the KV cache of `rows`; return their first tokens (b,)."""
+
+    def step(self, active: int, length: int) -> torch.Tensor:
+        """Decode one token for each of the first `active` rows; keys beyond `length` are not read."""
+
+    def move(self, row: int, to: int) -> None:
+        """Copy the state of `row` to `to`."""
+
+
+class Model(Protocol):
+    """What the runner needs of a model; BorealisModel is one."""
+
+    device: torch.device
+    eos_id: int
+    max_new_tokens: int
+
+    @property
+    def encoder_workers(self) -> int:
+        """Passes of the encoder that may go on beside each other."""
+
+    @property
+    def do_sample(self) -> bool:
+        """Whether texts are sampled rather than decoded greedily."""
+
+    def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """Waveforms (B, N) on the device to audio embeddings (B, 375, H)."""
+
+    def make_decoder(self, slots: int) -> Decoder:
+        """A decoder of `slots` rows, ready to run."""
+
+    def decode(self, ids: AbstractSequence[AbstractSequence[int]]) -> list[str]:
+        """Token ids to texts."""
+
+
+class BorealisRunner:
+    """Implements ml.engine.continuous.ModelRunner over a model and its decoder of `slots` rows."""
+
+    def __init__(self, model: Model, slots: int) -> None:
+        device = model.device
+        self.slots = slots
+        self.encoder_batch = min(slots, ENCODER_BATCH[device.type] * model.encoder_workers)
+        self.steps_between_batches = STEPS_BETWEEN_BATCHES[device.type]
+        self.max_chunk_samples = N_SAMPLES
+        self.logger = logging.getLogger("BorealisModel")
+        self._model = model
+        self._stager = make_stager(model.audio_embeddings, device, self.encoder_batch)
+        self._decoder = model.make_decoder(slots)
+        self._readback: Readback[list[tuple[int, Sequence]]] = make_readback(device, slots)  # (column, sequence)
+
+    def encode(self, waveforms: list[Waveform]) -> Staged:
+        """See ModelRunner."""
+        return self._stager.stage(waveforms)
+
+    def prefill(self, sequences: list[Sequence], rows: list[int], batch: Staged) -> None:
+        """See ModelRunner."""
+        seeds = [self._seed_of(sequence) for sequence in sequences]
+        tokens = self._decoder.prefill(rows, batch.settle(), seeds)
+        self._readback.put(tokens, list(enumerate(sequences)))
+
+    def step(self, sequences: list[Sequence]) -> None:
+        """See ModelRunner. Vacant rows below the last one are computed as well."""
+        rows = [sequence.row or 0 for sequence in sequences]
+        length = self._decoder.prefill_length + 1 + max(sequence.steps for sequence in sequences)
+        tokens = self._decoder.step(rows[-1] + 1, length)
+        for sequence in sequences:
+            sequence.steps += 1
+        self._readback.put(tokens, list(zip(rows, sequences, strict=True)))
+
+    def read_finished(self) -> list[Sequence]:
+        """See ModelRunner."""
+        finished: list[Sequence] = []
+        for tokens, columns in self._readback.get():
+            for column, sequence in columns:
+                if not sequence.finished:
+                    self._append(sequence, tokens[column])
+                    if sequence.finished:
+                        finished.append(sequence)
+        return finished
+
+    def move(self, row: int, to: int) -> None:
+        """See ModelRunner."""
+        self._decoder.move(row, to)
+
+    def clear(self) -> None:
+        """See ModelRunner."""
+        self._readback.forget()
+
+    def complete(self, sequences: list[Sequence]) -> list[Completion]:
+        """See ModelRunner."""
+        texts = self._model.decode([sequence.tokens for sequence in sequences])
+        return [
+            Completion(text, FinishReason.LENGTH if sequence.truncated else FinishReason.STOP)
+            for text, sequence in zip(texts, sequences, strict=True)
+        ]
+
+    def recover(self, error: Exception) -> None:
+        """See ModelRunner. CUDA errors stick: every later call fails as well."""
+        if isinstance(error, torch.AcceleratorError):
+            raise error
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+
+    def _seed_of(self, sequence: Sequence) -> int | None:
+        """Seed of a sampled sequence; None for a greedy one."""
+        is_sampled = sequence.request.options.sampled or self._model.do_sample
+        return sequence.request.seed if is_sampled else None
+
+    def _append(self, sequence: Sequence, token: int) -> None:
+        """Add a token that has arrived; finish the sequence at its end or at the limit."""
+        if token == self._model.eos_id:
+            sequence.finished = True
+            return
+        sequence.tokens.append(token)
+        sequence.finished = sequence.truncated = len(sequence.tokens) >= self._model.max_new_tokens
+
+
+def make_engine(model: Model, slots: int, queue_capacity: int = QUEUE_CAPACITY) -> Engine:
+    """An engine that decodes up to `slots` chunks of `model` side by side, by continuous batching."""
+    return Engine(ContinuousScheduler(BorealisRunner(model, slots)), queue_capacity)
