@@ -21,7 +21,7 @@ from ml.borealis.runner import make_engine
 from ml.cluster import FRONT_FIGURES
 from ml.errors import SpeechError
 from resources.config import PROJECT_ROOT, Settings
-from services.transcription.errors import UploadError
+from services.transcription.errors import OverloadedError
 from tests.support.fake_models import FakeModel
 
 DEPLOY = PROJECT_ROOT / "deploy"
@@ -69,7 +69,7 @@ def possible_outcomes() -> set[str]:
     def codes(kind: type[SpeechError]) -> set[str]:
         return {kind.code}.union(*(codes(child) for child in kind.__subclasses__()))
 
-    assert UploadError in SpeechError.__subclasses__()  # so the service's own errors are among them
+    assert OverloadedError in SpeechError.__subclasses__()  # so the service's own errors are among them
     return {"OK", *(status.name for status in grpc.StatusCode), *codes(SpeechError)}
 
 
