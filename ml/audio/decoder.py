@@ -127,6 +127,11 @@ class Decoding:
         self._child.close()
 
     @property
+    def waited_s(self) -> float:
+        """Time spent waiting for the decoder so far, in seconds: what the time limit bounds."""
+        return self._child.waited_s
+
+    @property
     def pid(self) -> int:
         """Process id of the decoder, for logs and tests."""
         return self._child.pid

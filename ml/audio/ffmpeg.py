@@ -1,4 +1,4 @@
-"""Finds the ffmpeg program that does the decoding, and says how to get one where there is none."""
+"""Find the ffmpeg program, and build the command line of its confined child process."""
 
 import os
 import shutil
@@ -9,8 +9,15 @@ from pathlib import Path
 from ml.errors import DecoderUnavailableError, InvalidSampleRateError
 from ml.interfaces import SAMPLE_RATE
 
+SAMPLE_BYTES = 2  # s16le
+MIN_PCM_SAMPLE_RATE = 1_000  # Hz
+MAX_PCM_SAMPLE_RATE = 384_000  # Hz
+PROTOCOLS = "fd"  # the child can read its standard input and nothing else
+# Demuxers, not file endings: ffmpeg looks at the content. Playlists (HLS, ffconcat) must never be among them, because
+# they make ffmpeg open other files and addresses.
+CONTAINERS = "mp3,wav,flac,ogg,aac,mov"
 PROBE_TIMEOUT_S = 30.0
-# What a program needs to load its libraries; nothing else of our environment (tokens, keys) is the decoder's business.
+# What a program needs to load its libraries. The rest of the environment (tokens, keys) stays out of the child.
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
 
@@ -20,14 +27,14 @@ def child_environment() -> dict[str, str]:
 
 
 def creation_flags() -> int:
-    """Return the flags for `subprocess` which keep a console window from flashing up on Windows; 0 elsewhere."""
+    """Return the flags for `subprocess` that keep a console window from opening on Windows; 0 elsewhere."""
     if sys.platform == "win32":
         return subprocess.CREATE_NO_WINDOW
     return 0
 
 
 def find_ffmpeg(configured: str | None = None) -> Path:
-    """Return the ffmpeg to use, having made sure that it runs and can read from a file descriptor.
+    """Return the ffmpeg to use, after checking that it runs and can read from a file descriptor.
 
     `configured` is the value of FFMPEG_BINARY, a path or a name on the PATH; without it the binary of the
     imageio-ffmpeg package is taken.
@@ -86,17 +93,8 @@ def _input_protocols(ffmpeg: Path) -> set[str]:
     return set(inputs.split())
 
 
-SAMPLE_BYTES = 2  # s16le
-MIN_PCM_SAMPLE_RATE = 1_000  # Hz
-MAX_PCM_SAMPLE_RATE = 384_000  # Hz
-PROTOCOLS = "fd"  # the one way to read anything: the descriptor the caller opened
-# Demuxers, not file endings: ffmpeg looks at the content. Playlists (HLS, ffconcat) must never be among them, because
-# they make ffmpeg open other files and addresses.
-CONTAINERS = "mp3,wav,flac,ogg,aac,mov"
-
-
 def decode_command(ffmpeg: Path, max_duration_s: float, pcm_sample_rate: int | None) -> list[str]:
-    """Return the command; it decodes a second more than `max_duration_s`, so that excess can be told from the limit.
+    """Return the command line. It decodes one second more than `max_duration_s`, so that an excess is seen as one.
 
     `pcm_sample_rate` (Hz) marks the input as raw 16-bit little-endian mono PCM.
 

@@ -1,4 +1,4 @@
-"""Limits what a running decoder may use: memory, processor time, files."""
+"""Limit the memory, processor time and files of a running decoder process."""
 
 import sys
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ChildLimits:
-    """What one child process may use at most.
+    """Limits of one child process.
 
     memory_bytes: address space (Linux) or committed memory (Windows)
     cpu_s: processor time of all its threads, seconds
@@ -28,8 +28,8 @@ if sys.platform == "linux":
         """Limit the process `pid`; one that has already ended is left alone."""
         wanted = {
             resource.RLIMIT_AS: limits.memory_bytes,
-            # At the hard limit the kernel sends SIGKILL; at a lower soft one ffmpeg would stop politely, and the
-            # sound so far would pass for the whole.
+            # At the hard limit the kernel sends SIGKILL. At a lower soft limit ffmpeg would stop with exit code 0,
+            # and the sound so far would be taken for the whole recording.
             resource.RLIMIT_CPU: limits.cpu_s,
             resource.RLIMIT_FSIZE: 0,  # no file may grow; pipes are not files
             resource.RLIMIT_NOFILE: limits.open_files,
@@ -52,7 +52,7 @@ elif sys.platform == "win32":
     _TICKS_PER_S = 10_000_000  # Windows counts processor time in units of 100 ns
 
     def restrict(pid: int, limits: ChildLimits) -> object:
-        """Limit the process `pid`; keep the result for as long as it may live: letting it go ends the process."""
+        """Limit the process `pid`. Keep the result while the process runs: releasing it ends the process."""
         job = win32job.CreateJobObject(None, "")
         kind = win32job.JobObjectExtendedLimitInformation
         rules = win32job.QueryInformationJobObject(job, kind)
@@ -77,5 +77,5 @@ elif sys.platform == "win32":
 else:
 
     def restrict(pid: int, limits: ChildLimits) -> object:
-        """Do nothing: this system has no way to limit a running process. The wall clock still bounds it."""
+        """Do nothing: this system cannot limit a running process. Its time limit still holds."""
         return None

@@ -1,11 +1,11 @@
-"""Reads the headers of MP3 frames: where each ends, and how many bytes the first says that there are in all."""
+"""Read the headers of MP3 frames: their lengths, and the total length that the first frame states."""
 
 import struct
 
 HEADER_BYTES = 4
 LONGEST_FRAME_BYTES = 1441  # 320 kbit/s at 32 kHz, padded
-_SURE_FRAMES = 3  # in a row: what looks like a header may be sound
-# kbit/s of layer III by the header's index; 0 is a length that only decoding tells, and 15 is none
+_SURE_FRAMES = 3  # in a row: a single match may be audio data
+# kbit/s of layer III by the header's index; 0 (free format) leaves the length open, 15 is invalid
 _KBITS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _KBITS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _SAMPLE_RATES = (44_100, 48_000, 32_000)  # Hz, of MPEG 1; MPEG 2 has the halves and 2.5 the quarters
@@ -13,7 +13,7 @@ _VBRI_OFFSET = HEADER_BYTES + 32
 
 
 def frame_bytes(data: bytes, at: int) -> int:
-    """The length of the MP3 frame whose header lies at `at`, in bytes; 0 where there is none."""
+    """Return the length in bytes of the MP3 frame whose header is at `at`; 0 where there is no header."""
     if at < 0 or at + HEADER_BYTES > len(data) or data[at] != 0xFF:
         return 0
     second, third = data[at + 1], data[at + 2]
@@ -28,7 +28,7 @@ def frame_bytes(data: bytes, at: int) -> int:
 
 
 def first_frame(data: bytes) -> int | None:
-    """Where the first of some frames of one kind in a row begins in `data`; None where there are none."""
+    """Return the offset of the first of several consecutive frames of one kind in `data`; None without any."""
     at = data.find(0xFF)
     while at >= 0:
         place = at
@@ -44,9 +44,9 @@ def first_frame(data: bytes) -> int | None:
 
 
 def stated_bytes(frame: bytes) -> int:
-    """What the first frame says of the length of all frames, itself included, in bytes; 0 where it says nothing.
+    """Return the total length in bytes of all frames, as stated in the first frame; 0 where it is not stated.
 
-    It does so in the tag called Xing or Info, or in the older one called VBRI.
+    The field is in the tag called Xing or Info, or in the older one called VBRI.
     """
     is_mpeg_1, is_mono = frame[1] >> 3 & 3 == 3, frame[3] >> 6 == 3
     at = HEADER_BYTES + ((17 if is_mono else 32) if is_mpeg_1 else (9 if is_mono else 17))
@@ -64,7 +64,7 @@ def _number(frame: bytes, at: int) -> int:
 
 
 def last_frame_is_cut(tail: bytes) -> bool:
-    """Whether the frames in `tail`, the end of a file, go on beyond it. Tags after the last frame do not."""
+    """Return whether the last frame in `tail`, the end of a file, is incomplete. Tags after the frames are ignored."""
     at = first_frame(tail)
     while at is not None and at < len(tail):
         length = frame_bytes(tail, at)

@@ -1,4 +1,4 @@
-"""Runs one decoder process: drains its complaints, and kills it when cancelled, late or no longer wanted."""
+"""Run one decoder process: drain its log, and kill it when it is cancelled, late or closed."""
 
 import logging
 import subprocess
@@ -15,9 +15,9 @@ from ml.errors import DecoderUnavailableError
 logger = logging.getLogger(__name__)
 
 WATCH_INTERVAL_S = 0.05
-_LINE_BYTES = 4096  # a longer line of complaint is read in pieces
+_LINE_BYTES = 4096  # a longer log line is read in pieces
 _KEPT_LINES = 20
-# With `-loglevel level+warning` each line names its level. No mere warning means lost sound.
+# With `-loglevel level+warning` each line names its level. Warnings never mean lost sound.
 _LOSS_MARKS = (b"[error]", b"[fatal]", b"[panic]")
 _NO_TRACK_MARK = b"matches no streams"
 
@@ -26,8 +26,8 @@ _NO_TRACK_MARK = b"matches no streams"
 class Ending:
     """How the process ended.
 
-    exit_code: as `subprocess` gives it, negative for a signal; cancelled, timed_out: we killed it for that reason;
-    complained: it reported lost or damaged data; no_track: it found no audio track
+    exit_code: as `subprocess` gives it, negative for a signal; cancelled, timed_out: the reason why it was killed;
+    complained: it logged lost or damaged data; no_track: it found no audio track
     """
 
     exit_code: int
@@ -38,7 +38,7 @@ class Ending:
 
 
 class DecoderChild:
-    """One running decoder. Close it in every outcome: that alone frees the process, its two threads and its pipes."""
+    """One running decoder. Close it in every outcome: only that frees the process, its two threads and its pipes."""
 
     def __init__(
         self,
@@ -56,13 +56,14 @@ class DecoderChild:
         """
         self._timeout_s = timeout_s
         self._cancelled = cancelled
-        self._waiting = False  # somebody waits for output
-        self._has_input = source is not None  # there is something it could be working on
+        self._waiting = False  # a read is in progress
+        self._has_input = source is not None  # the process has input to work on
+        self._waited_s = 0.0
         self._over = threading.Event()
         self._was_cancelled = self._was_late = self._complained = self._no_track = False
         self._last_lines: deque[bytes] = deque(maxlen=_KEPT_LINES)
         self._threads = [
-            threading.Thread(target=self._drain, name="decoder-complaints", daemon=True),
+            threading.Thread(target=self._drain, name="decoder-log", daemon=True),
             threading.Thread(target=self._watch, name="decoder-watchdog", daemon=True),
         ]
         self._process = _start(command, source)
@@ -78,6 +79,11 @@ class DecoderChild:
     def pid(self) -> int:
         """The process id, for logs and tests."""
         return self._process.pid
+
+    @property
+    def waited_s(self) -> float:
+        """Time spent waiting for output so far, in seconds: what the time limit bounds."""
+        return self._waited_s
 
     def read(self, n_bytes: int) -> bytes:
         """Return exactly `n_bytes` of output; fewer, or none, only when the process has ended its output."""
@@ -95,24 +101,24 @@ class DecoderChild:
         try:
             self._process.stdin.write(data)
             self._process.stdin.flush()
-        except (OSError, ValueError):  # it is gone: a broken pipe (on Windows also EINVAL), or closed by us
+        except (OSError, ValueError):  # a broken pipe (on Windows also EINVAL), or closed here
             return False
         finally:
             self._has_input = False
         return True
 
     def end_input(self) -> None:
-        """Say that there is nothing more to feed."""
+        """Close the input pipe: no more data follows."""
         self._has_input = True  # what is left in the pipe
         self._close_input()
 
     def finish(self) -> Ending:
-        """Wait for the end of the process, within what is left of the time limit, free everything, say how it was."""
+        """Wait for the process within the rest of its time limit, free everything, and return how it ended."""
         self._waiting = True
         exit_code = self._process.wait()
         self.close()
         if self._last_lines:
-            logger.debug("decoder exit code %d, last words: %s", exit_code, b" | ".join(self._last_lines))
+            logger.debug("decoder exit code %d, log: %s", exit_code, b" | ".join(self._last_lines))
         return Ending(exit_code, self._was_cancelled, self._was_late, self._complained, self._no_track)
 
     def close(self) -> None:
@@ -132,21 +138,20 @@ class DecoderChild:
 
     def _close_input(self) -> None:
         if self._process.stdin is not None:
-            with suppress(OSError):  # what could not be written is of no interest any more
+            with suppress(OSError):  # unwritten data no longer matters
                 self._process.stdin.close()
 
     def _watch(self) -> None:
-        waited_s = 0.0
         while not self._over.wait(WATCH_INTERVAL_S):
             self._was_cancelled = self._cancelled.is_set()
-            waited_s += WATCH_INTERVAL_S if self._waiting and self._has_input else 0.0
-            self._was_late = waited_s > self._timeout_s
+            self._waited_s += WATCH_INTERVAL_S if self._waiting and self._has_input else 0.0
+            self._was_late = self._waited_s > self._timeout_s
             if self._was_cancelled or self._was_late:
                 self._process.kill()
                 return
 
     def _drain(self) -> None:
-        """Read complaints as they come: a process nobody listens to stops once 64 KiB of them are waiting."""
+        """Read the log as it comes: the process blocks once 64 KiB of it are unread."""
         assert self._process.stderr is not None
         while line := self._process.stderr.readline(_LINE_BYTES):
             self._last_lines.append(line.strip()[:300])
@@ -163,8 +168,8 @@ def _start(command: list[str], source: IO[bytes] | None) -> subprocess.Popen[byt
             stderr=subprocess.PIPE,
             env=child_environment(),
             creationflags=creation_flags(),
-            # Ctrl-C in a terminal reaches the whole process group; ffmpeg would stop politely in the middle of a
-            # recording whose request is still being finished.
+            # Ctrl-C in a terminal reaches the whole process group: ffmpeg would end in the middle of a recording
+            # whose request is still being completed.
             start_new_session=True,
         )
     except OSError as error:

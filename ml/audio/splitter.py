@@ -1,4 +1,4 @@
-"""Splits a waveform of any length into chunks the model can take, cut at pauses, while it is still arriving."""
+"""Split a waveform into chunks of at most 30 s, cut at pauses, while it still arrives."""
 
 from dataclasses import dataclass
 
@@ -9,32 +9,31 @@ from ml.interfaces import SAMPLE_RATE, Waveform
 
 MAX_CHUNK_S = 30
 MIN_TARGET_S = 1
-_EARLIEST_SHARE = 0.2  # of the target: a pause sooner than that is not worth a chunk
-_MAX_TAIL_S = 1.0  # what is left after the last cut should be no shorter, or the model gets a sliver
-
+_EARLIEST_SHARE = 0.2  # of the target: an earlier cut makes too short a chunk
+_MAX_TAIL_S = 1.0  # the last chunk is no shorter where that can be avoided
 
 FRAME_S = 0.01
-_POWER_FLOOR = 1e-9  # -90 dB re full scale: below it everything is digital silence
+_POWER_FLOOR = 1e-9  # -90 dBFS: anything below counts as digital silence
 _FLOOR_PERCENTILE = 5
 _SPEECH_PERCENTILE = 90
-_MAX_RANGE_DB = 45.0  # a floor deeper than this below speech is a gate or digital silence, not the room
-_MIN_RANGE_DB = 6.0  # with less there are no pauses to tell from sound: music, steady noise, silence
+_MAX_RANGE_DB = 45.0  # a deeper floor comes from a noise gate or digital silence, not from the room
+_MIN_RANGE_DB = 6.0  # below it there are no pauses: music, steady noise, silence
 _SURE_SHARE = 0.15  # a pause lies in the lowest 15 % of the range between floor and speech,
 _LIKELY_SHARE = 0.3  # or, with a breath or an echo in it, in the lowest 30 %; so do some soft consonants
 _SMOOTH_FRAMES = 3  # 30 ms: evens out noise, leaves the closure of a stop consonant (60-80 ms) short
 _MIN_PAUSE_FRAMES = 10  # 100 ms: longer than such a closure
-_SURE_PAUSE_FRAMES = 20  # 200 ms: more than a closure and what is hardly heard of a word after it
-_LONG_PAUSE_FRAMES = 40  # 400 ms: more adds nothing to the certainty that this is a pause
+_SURE_PAUSE_FRAMES = 20  # 200 ms: more than a closure and the soft start of a word after it
+_LONG_PAUSE_FRAMES = 40  # 400 ms: a longer pause is no better
 _MARGIN_FRAMES = 25  # 250 ms of a long pause stay on either side of the cut
 _LEAST_MARGIN_FRAMES = 12  # 120 ms, or half of a shorter pause, come before a cut at the end of the allowed range
-_DIP_FRAMES = 9  # 90 ms: without pauses, a gap between words should still win over a shorter closure
+_DIP_FRAMES = 9  # 90 ms: without pauses, a gap between words still wins over a shorter closure
 
 Frames = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The frame before which to cut, and whether a word may be there."""
+    """A cut before `frame`; `in_word`: whether a word may be there."""
 
     frame: int
     in_word: bool
@@ -42,7 +41,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class _Pause:
-    """Frames [start, end) of quiet, and the frame `cut` before which to cut in it."""
+    """Quiet frames [start, end), to be cut before the frame `cut`."""
 
     start: int
     end: int
@@ -132,12 +131,12 @@ def _decibels(powers: Frames) -> Frames:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A cut for the model.
+    """A stretch of a recording, at most 30 s.
 
-    waveform: mono float32 (N,) in [-1, 1]; may share memory with what it was cut from, so do not write to it
+    waveform: mono float32 (N,) in [-1, 1]; a view of a longer array: read only
     start_sample: its place in the whole recording
     sample_rate: Hz
-    ends_in_word: whether there may be a word where it ends, for want of a pause
+    ends_in_word: the cut at its end may be inside a word, as there was no pause
     """
 
     waveform: Waveform
@@ -157,7 +156,7 @@ class Chunk:
 
 
 class PauseSplitter:
-    """Takes a recording in blocks of any size and gives it back in chunks of nearly, never over, `target_s`.
+    """Takes a recording in blocks of any size and returns it in chunks of nearly, never over, `target_s`.
 
     Every sample is in exactly one chunk, in order. Where a cut falls depends only on the samples from the start of
     its chunk to at most a second after the target, so the sizes of the blocks do not matter. Holds little more than

@@ -1,20 +1,19 @@
-"""Tells whether there can be speech in a chunk at all, so that the model is not asked about silence."""
+"""Detect chunks without speech (silence, steady noise), which need not go to the model."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 FRAME_SAMPLES = 320  # 20 ms at 16 kHz
 SMOOTH_FRAMES = 3  # 60 ms: evens out noise, and is shorter than the shortest word
-SILENCE_DB = -70.0  # dBFS; quieter than the noise of any recording with somebody in it
-STEADY_DB = 2.5  # 60 ms of steady noise stand out by 1.3 dB at most, a word as loud as the noise by more than 4
+SILENCE_DB = -70.0  # dBFS; quieter than the noise floor of any recording of speech
+STEADY_DB = 2.5  # steady noise exceeds its floor by at most 1.3 dB over 60 ms, a word as loud by more than 4
 
 
 def has_speech(waveform: NDArray[np.float32]) -> bool:
-    """Whether `waveform` (N,), at 16 kHz, is anything but silence or steady noise.
+    """Return whether `waveform` (N,), at 16 kHz, holds anything but silence or steady noise.
 
-    Looks at how far the loudest moment stands out from the chunk's own noise floor, whatever that is: a single short
-    word is enough, however long the chunk. Meant to be wrong on one side only: noise that varies passes, quiet or
-    noisy speech is never kept from the model.
+    Compares the loudest 60 ms with the chunk's own noise floor, at any level: one short word is enough in a chunk of
+    any length. Errors go one way: varying noise is taken for speech, speech is never taken for noise.
     """
     n_frames = len(waveform) // FRAME_SAMPLES
     if n_frames < SMOOTH_FRAMES:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,22 @@ from ml.errors import DecoderUnavailableError
 from tests.support import audio as media
 
 nothing_left_behind = pytest.fixture(autouse=True)(media.nothing_left_behind)
+pytestmark = pytest.mark.timeout(60)
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="limits by prlimit")
+
+# The last limit that `restrict` lowers is the number of open files.
+WAIT_FOR_LIMITS = """
+import os, sys, time
+if sys.platform == "linux":
+    import resource
+    while resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 32:
+        time.sleep(0.005)
+"""
 
 
 def child_running(program: str, timeout_s: float = 20, limits: ChildLimits | None = None) -> DecoderChild:
-    """Start a Python program where the decoder would be. It waits a moment, so that the limits are in force."""
-    command = [sys.executable, "-S", "-c", "import os, sys, time\ntime.sleep(0.1)\n" + program]
+    """Start a Python program in place of the decoder. It begins once the limits are in force."""
+    command = [sys.executable, "-S", "-c", WAIT_FOR_LIMITS + program]
     with tempfile.TemporaryFile() as file:
         return DecoderChild(command, file, timeout_s, limits or ChildLimits(), threading.Event())
 
@@ -36,32 +45,30 @@ def ending_of(child: DecoderChild) -> Ending:
         child.close()
 
 
-def test_child_that_complains_without_end_is_heard_out() -> None:
+def test_log_of_any_length_is_drained() -> None:
     ending = ending_of(child_running("os.write(2, b'[warning] so what\\n' * 200_000); os.write(1, b'done')"))
     assert ending == Ending(exit_code=0, cancelled=False, timed_out=False, complained=False, no_track=False)
 
 
-def test_complaint_without_line_ends_is_heard_out_too() -> None:
+def test_log_without_line_ends_is_drained_too() -> None:
     assert ending_of(child_running("os.write(2, b'x' * 3_000_000 + b'[error]')")).exit_code == 0
 
 
-def test_error_among_many_warnings_is_noticed() -> None:
+def test_error_among_many_warnings_is_reported() -> None:
     program = "os.write(2, b'[warning] x\\n' * 9 + b'[flac @ 0x1] [error] invalid\\n' + b'[warning] x\\n' * 9999)"
     assert ending_of(child_running(program)).complained
 
 
 def test_child_that_ends_its_output_but_not_itself_is_killed_at_the_limit() -> None:
-    started = time.monotonic()
-    assert ending_of(child_running("os.close(1); time.sleep(60)", timeout_s=0.5)).timed_out
-    assert time.monotonic() - started < 5
+    assert ending_of(child_running("os.close(1); time.sleep(3600)", timeout_s=0.5)).timed_out
 
 
 def test_child_may_be_closed_early_and_twice() -> None:
-    child = child_running("time.sleep(60)")
-    started = time.monotonic()
+    child = child_running("time.sleep(3600)")
     child.close()
     child.close()
-    assert time.monotonic() - started < 2
+    with pytest.raises(ProcessLookupError):
+        os.kill(child.pid, 0)
 
 
 def test_program_that_is_not_there_is_reported_without_its_path() -> None:
@@ -70,7 +77,7 @@ def test_program_that_is_not_there_is_reported_without_its_path() -> None:
     assert "/nowhere" not in str(caught.value) and "FFMPEG_BINARY" in str(caught.value)
 
 
-def test_secrets_of_our_environment_do_not_reach_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_of_the_environment_do_not_reach_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     child = child_running("os.write(1, repr(sorted(os.environ)).encode())")
     try:
@@ -81,7 +88,7 @@ def test_secrets_of_our_environment_do_not_reach_the_child(monkeypatch: pytest.M
 
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups")
 def test_interrupt_from_the_terminal_does_not_reach_the_child() -> None:
-    child = child_running("time.sleep(5)")
+    child = child_running("time.sleep(3600)")
     try:
         assert os.getpgid(child.pid) != os.getpgid(0)
     finally:
@@ -132,11 +139,11 @@ def test_thread_that_cannot_start_leaves_no_process(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(RuntimeError, match="can't start"):
-        child_running("time.sleep(60)")
+        child_running("time.sleep(3600)")
 
 
 @linux_only
-def test_limits_stricter_than_ours_are_kept() -> None:
+def test_stricter_limits_of_the_system_are_kept() -> None:
     program = """
 import resource, sys, threading, tempfile
 from ml.audio.process import DecoderChild
