@@ -1,11 +1,11 @@
-"""What comes out: segments that account for every second of a recording, and the text they join to."""
+"""The results: completions of chunks, and the segments of a recording, which cover every second of it."""
 
 from dataclasses import dataclass, field
 from enum import Enum
 
 
 class FinishReason(Enum):
-    """Why a model stopped."""
+    """The reason why a model stopped."""
 
     STOP = "stop"  # an end-of-sequence token
     LENGTH = "length"  # the limit on new tokens
@@ -19,12 +19,12 @@ class Word:
     start_s: float
     end_s: float
     confidence: float | None = None  # mean probability of its tokens; None where the model gives none
-    is_estimated: bool = False  # the times are a share of the speech, since the model gives none
+    is_estimated: bool = False  # the times are a share of the voiced time, since the model gives none
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model makes of one chunk."""
+    """The model's text for one chunk."""
 
     text: str
     finish_reason: FinishReason = FinishReason.STOP
@@ -33,22 +33,25 @@ class Completion:
 
 
 class Status(Enum):
-    """How a segment came by its text."""
+    """The origin of a segment's text."""
 
     TRANSCRIBED = "TRANSCRIBED"
-    SILENCE = "SILENCE"  # nothing but silence or steady noise: the model was not asked
-    RETRIED = "RETRIED"  # the first answer repeated itself or did not end; this is a later one
-    FLAGGED = "FLAGGED"  # so did every answer; this is one cut at its first repetition
+    SILENCE = "SILENCE"  # nothing but silence or steady noise: the model did not run
+    RETRIED = "RETRIED"  # the first completion repeated itself or did not end; this is a later one
+    FLAGGED = "FLAGGED"  # every completion did so; this is one truncated at its first repetition
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of the recording and what is said in it."""
+    """A stretch of the recording and its text."""
 
     start_s: float
     end_s: float
     text: str
     status: Status = Status.TRANSCRIBED
+    words: tuple[Word, ...] = ()  # of the text, times from the beginning of the recording; empty unless requested
+    confidence: float | None = None  # mean probability of the tokens; None where the model gives none
+    channel: int = 0  # from 1; 0 where the channels were mixed
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,14 @@ class StageTimes:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in one recording. The segments cover it without gap or overlap."""
+    """The segments of one recording; those of each channel cover it without gap or overlap."""
 
     segments: tuple[Segment, ...]
     audio_duration_s: float
-    warnings: tuple[str, ...] = ()  # for a person, such as "the file is damaged: what could be read was transcribed"
+    warnings: tuple[str, ...] = ()  # in Russian, such as that the file is damaged and was read in part
     stages: StageTimes = field(default_factory=StageTimes)
 
     @property
     def text(self) -> str:
-        """The segments' texts, joined; those in which nothing is said leave no trace. See ml/pipeline/text_merge.py."""
+        """The texts of the segments, joined. ml/pipeline/text_merge.py makes them read as one."""
         return " ".join(segment.text for segment in self.segments if segment.text)

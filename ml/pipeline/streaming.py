@@ -11,7 +11,8 @@ from ml.audio.decoder import Decoding
 from ml.audio.truncation import ends_early
 from ml.errors import EmptyAudioError, UndecodableAudioError
 from ml.interfaces import RecognitionOptions
-from ml.pipeline.pipeline import OnSegment, Pipeline
+from ml.pipeline.builder import OnSegment
+from ml.pipeline.pipeline import Pipeline
 from ml.transcript import Transcript
 
 

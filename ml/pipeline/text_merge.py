@@ -1,13 +1,17 @@
-"""Makes the texts of chunks read as one: each was written by a model that heard nothing of the chunk before."""
+"""Makes the texts of chunks read as one: the model wrote each of them without knowing the chunk before."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ml.pipeline.words import text_of
+from ml.transcript import Word
 
 _ENDS = ".!?…"  # of a sentence
 _CLOSING = '»”")'
-_STRAY = ",.;:!?…»)"  # belongs to the word before it, which a chunk's beginning has not
+_STRAY = ",.;:!?…»)"  # belongs to the word before it, which the beginning of a chunk lacks
 # After these a full stop ends no sentence.
 _ABBREVIATIONS = frozenset(["г", "гг", "в", "вв", "т", "д", "е", "п", "др", "пр", "им", "ул", "руб", "коп", "млн"])
-# Words that are no names: with a capital letter in the middle of a sentence they are there because a chunk begins.
+# Words that are no names: in the middle of a sentence, their capital letter only means that a chunk begins there.
 _NO_NAMES = frozenset(
     word
     for line in (
@@ -21,37 +25,46 @@ _NO_NAMES = frozenset(
     )
     for word in line.split()
 )
+_MAX_BROKEN = 2  # words on each side of a cut that may be broken, or wrong because the audio ends there
+_MAX_BETWEEN = 3  # words that are in the overlap alone
 
 
-_MAX_BROKEN = 2  # words on each side of a cut that may be broken, or misheard for want of what is beyond it
-_MAX_BETWEEN = 3  # words that only the seam knows
-
-
-def join_texts(texts: Iterable[str]) -> str:
-    """The texts of consecutive stretches as one; those in which nothing is said leave no trace."""
-    joined = ""
-    for text in texts:
-        joined = f"{joined} {continue_text(joined, text)}".strip()
+def join_words(parts: Iterable[Sequence[Word]]) -> tuple[Word, ...]:
+    """The words of consecutive stretches as they read together."""
+    joined: tuple[Word, ...] = ()
+    for words in parts:
+        joined += continue_words(text_of(joined), words)
     return joined
 
 
-def continue_text(before: str, text: str) -> str:
-    """`text` as it reads after `before`, what was last said ("" for nothing), to be put after one space.
+def continue_words(before: str, words: Sequence[Word]) -> tuple[Word, ...]:
+    """`words` as they read after `before`, the last text ("" for none).
 
-    Spaces are single, and punctuation that a text begins with is dropped. A new sentence begins with a capital letter.
-    Within a sentence a capital is taken from words that cannot be names; of others nobody knows whether they are.
+    Punctuation at the beginning is dropped. A new sentence begins with a capital letter. Within a sentence, words that
+    cannot be names lose their capital letter; other words keep it, since they may be names.
     """
-    words = " ".join(text.split()).lstrip(_STRAY + " ")
+    words = _without_stray_start(words)
     if not before or not words:
         return words
-    first, _, rest = words.partition(" ")
+    first = words[0].text
     if _is_sentence_end(before):
-        return words[0].upper() + words[1:]
+        return _respelled(words, first[0].upper() + first[1:])
     if first[1:].islower() or len(first) == 1:
         lowered = first.lower()
         if lowered.rstrip(_STRAY) in _NO_NAMES and not before.endswith(":"):
-            return f"{lowered} {rest}".rstrip()
+            return _respelled(words, lowered)
     return words
+
+
+def _without_stray_start(words: Sequence[Word]) -> tuple[Word, ...]:
+    for index, word in enumerate(words):
+        if text := word.text.lstrip(_STRAY):
+            return _respelled(tuple(words[index:]), text)
+    return ()
+
+
+def _respelled(words: tuple[Word, ...], first: str) -> tuple[Word, ...]:
+    return words if words[0].text == first else (replace(words[0], text=first), *words[1:])
 
 
 def _is_sentence_end(before: str) -> bool:
@@ -62,39 +75,41 @@ def _is_sentence_end(before: str) -> bool:
     return not (last.endswith(".") and last[:-1].lower().rpartition(".")[2] in _ABBREVIATIONS)
 
 
-def merge_overlap(before: str, seam: str, after: str) -> tuple[str, str]:
-    """`before` and `after`, heard on either side of a cut that may be in a word, mended by what was heard around it.
+def merge_overlap(
+    before: Sequence[Word], overlap: Sequence[Word], after: Sequence[Word]
+) -> tuple[tuple[Word, ...], tuple[Word, ...]]:
+    """`before` and `after`, recognised on either side of a cut that may lie within a word, mended by `overlap`.
 
-    `seam` begins with words that `before` ends with and ends with words that `after` begins with. What comes between
-    them goes to `before`, in place of the pieces of a broken word. Where the texts do not meet so, they are left alone.
+    `overlap`, recognised around the cut, begins with words that `before` ends with and ends with words that `after`
+    begins with. The words between them replace the parts of a broken word at the end of `before`. Where the texts do
+    not meet so, they stay as they are.
     """
-    left, middle, right = before.split(), seam.split(), after.split()
+    left, middle, right = ([_bare(word.text) for word in words] for words in (before, overlap, after))
     head = _meet(left, middle)
     if head is None:
-        return before, after
+        return tuple(before), tuple(after)
     broken, end, _ = head
     tail = _meet(right[::-1], middle[end:][::-1])
     if tail is None or len(middle) - tail[1] - end > _MAX_BETWEEN:
-        return before, after
+        return tuple(before), tuple(after)
     begin = len(middle) - tail[1]
-    # The seam's own spelling at the cut: there `before` ends with a full stop and `after` begins with a capital letter.
+    # The overlap's spelling at the cut: there `before` ends with a full stop and `after` begins with a capital letter.
     return (
-        " ".join([*left[: len(left) - broken - 1], *middle[end - 1 : begin]]),
-        " ".join([*middle[begin : begin + 1], *right[tail[0] + 1 :]]),
+        (*before[: len(before) - broken - 1], *overlap[end - 1 : begin]),
+        (*overlap[begin : begin + 1], *after[tail[0] + 1 :]),
     )
 
 
-def _meet(text: Sequence[str], seam: Sequence[str]) -> tuple[int, int, int] | None:
-    """Where the end of `text`, but for a few broken words, is found again in `seam`.
+def _meet(text: Sequence[str], overlap: Sequence[str]) -> tuple[int, int, int] | None:
+    """Find the end of `text`, except for a few broken words, in `overlap`; both are bare words.
 
-    How many words are broken, where the words in common end in the seam, and how many they are.
+    Return the number of broken words, the end of the common words in `overlap`, and their number.
     """
-    bare, heard = [_bare(word) for word in text], [_bare(word) for word in seam]
     best: tuple[int, int, int] | None = None
-    for broken in range(min(_MAX_BROKEN + 1, len(bare))):
-        known = bare[: len(bare) - broken]
-        for end in range(1, len(heard) + 1):
-            length = _common_suffix(known, heard[:end])
+    for broken in range(min(_MAX_BROKEN + 1, len(text))):
+        known = text[: len(text) - broken]
+        for end in range(1, len(overlap) + 1):
+            length = _common_suffix(known, overlap[:end])
             if length and (best is None or length > best[2]) and (length > 1 or len(known[-1]) > 3):
                 best = broken, end, length
     return best

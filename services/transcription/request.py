@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from ml.pipeline.pipeline import OnSegment
+from ml.pipeline.builder import OnSegment
 from services.transcription.errors import MissingFilenameError, UnsupportedFormatError
 
 SUPPORTED_FORMATS = ("mp3", "wav", "m4a", "flac", "ogg", "aac")

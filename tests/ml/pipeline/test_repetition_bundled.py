@@ -1,4 +1,4 @@
-"""The loop guard with the bundled model: over noises that it might take for speech, and where it cannot end."""
+"""The repetition guard with the bundled model: on noises like speech, and where the text does not end."""
 
 import threading
 import wave
@@ -16,15 +16,16 @@ from ml.engine.engine import Engine
 from ml.interfaces import SAMPLE_RATE, RecognitionOptions, Waveform
 from ml.pipeline.recogniser import recognise_with
 from ml.pipeline.repetition import RepetitionGuard, first_repeat, is_repetitive
+from ml.pipeline.words import text_of
 from ml.transcript import Completion, FinishReason, Status
 from tests.conftest import SAMPLES
 
 NEW_TOKENS = 120
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["without an end", "as it is"])
+@pytest.fixture(scope="module", params=[True, False], ids=["ignores the end", "unchanged"])
 def way(request: pytest.FixtureRequest) -> Iterator[tuple[Engine, bool]]:
-    """The bundled model's engine, and whether it has been made to go on to the limit on tokens."""
+    """The engine of the bundled model, and whether it ignores the end-of-sequence token."""
     model = load_weights("bundled", torch.device("cpu"), torch.float32, NEW_TOKENS, ignore_eos=request.param)
     with make_engine(model, slots=4) as engine:
         yield engine, request.param
@@ -34,17 +35,18 @@ def ask(engine: Engine, waveform: Waveform) -> tuple[Completion, str, Status]:
     """The model's first completion, and the guard's text and status."""
     recognise, options, chunk = recognise_with(engine, window=4), RecognitionOptions(), Chunk(waveform, 0)
     (first,) = recognise(iter([chunk]), threading.Event(), options)
-    return first, *RepetitionGuard(recognise, options).verify(chunk, first, threading.Event())
+    verified = RepetitionGuard(recognise, options).verify(chunk, first, threading.Event())
+    return first, text_of(verified.words), verified.status
 
 
 @pytest.mark.parametrize("name", ["music", "breaths", "knocks", "pink noise"])
-def test_no_answer_to_noise_repeats_itself(way: tuple[Engine, bool], name: str) -> None:
+def test_no_text_for_noise_repeats_itself(way: tuple[Engine, bool], name: str) -> None:
     first, text, status = ask(way[0], BACKGROUNDS[name](6.0, np.random.default_rng(0)))
     assert first_repeat(text) is None
     assert (status is Status.TRANSCRIBED) == (not is_repetitive(first, 6.0))
 
 
-def test_answer_that_does_not_end_is_never_handed_on_as_it_is(way: tuple[Engine, bool]) -> None:
+def test_text_that_does_not_end_is_never_returned_unchanged(way: tuple[Engine, bool]) -> None:
     with wave.open(str(SAMPLES / "demo.wav")) as file:
         speech = np.frombuffer(file.readframes(int(5.4 * SAMPLE_RATE)), "<i2").astype(np.float32) / 32768
     first, text, status = ask(way[0], speech)

@@ -1,8 +1,15 @@
-"""Texts of chunks, each written as if it were the first, read as one."""
+"""Texts of chunks, each written without knowing the one before, read as one."""
 
 import pytest
 
-from ml.pipeline.text_merge import continue_text, join_texts, merge_overlap
+from ml.pipeline.text_merge import continue_words, join_words, merge_overlap
+from ml.pipeline.words import text_of
+from ml.transcript import Word
+
+
+def words(text: str, start_s: float = 0.0) -> tuple[Word, ...]:
+    """The words of `text`, a second each."""
+    return tuple(Word(word, start_s + place, start_s + place + 1) for place, word in enumerate(text.split()))
 
 
 @pytest.mark.parametrize(
@@ -27,15 +34,15 @@ from ml.pipeline.text_merge import continue_text, join_texts, merge_overlap
     ],
 )
 def test_texts_read_as_one(texts: list[str], joined: str) -> None:
-    assert join_texts(texts) == joined
+    assert text_of(join_words(map(words, texts))) == joined
 
 
 def test_first_text_keeps_its_beginning() -> None:
-    assert continue_text("", "и вот  он") == "и вот он"
+    assert text_of(continue_words("", words("и вот  он"))) == "и вот он"
 
 
 @pytest.mark.parametrize(
-    ("before", "seam", "after", "mended"),
+    ("before", "overlap", "after", "mended"),
     [
         (
             "раз два три чет",
@@ -54,10 +61,27 @@ def test_first_text_keeps_its_beginning() -> None:
         ("раз два три", "", "четыре пять", ("раз два три", "четыре пять")),
         ("", "три четыре", "четыре пять", ("", "четыре пять")),
         ("раз два три", "совсем другое", "четыре пять", ("раз два три", "четыре пять")),
-        ("раз два три", "два три и много того чего никто не знает четыре", "четыре", ("раз два три", "четыре")),
+        ("раз два три", "два три и ещё много других слов потом четыре", "четыре", ("раз два три", "четыре")),
     ],
 )
 def test_cut_in_a_word_is_mended_where_the_texts_meet_and_else_left_alone(
-    before: str, seam: str, after: str, mended: tuple[str, str]
+    before: str, overlap: str, after: str, mended: tuple[str, str]
 ) -> None:
-    assert merge_overlap(before, seam, after) == mended
+    left, right = merge_overlap(words(before), words(overlap), words(after))
+    assert (text_of(left), text_of(right)) == mended
+
+
+def test_words_keep_their_times_when_a_cut_is_mended() -> None:
+    before, overlap, after = (
+        words("Раз два три чет."),
+        words("Два три четыре пять шесть.", 1),
+        words("ыре Пять шесть", 4),
+    )
+    left, right = merge_overlap(before, overlap, after)
+    assert [(word.text, word.start_s) for word in left] == [("Раз", 0), ("два", 1), ("три", 2), ("четыре", 3)]
+    assert [(word.text, word.start_s) for word in right] == [("пять", 4), ("шесть", 6)]
+
+
+def test_punctuation_dropped_at_the_beginning_of_a_text_takes_no_time_of_another_word() -> None:
+    (word,) = continue_words("Раз", words("… , Два"))
+    assert (word.text, word.start_s) == ("Два", 2)
