@@ -11,7 +11,7 @@ from grpc_channelz.v1 import channelz, channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from services.transcription.idle import IdleWatch
+from api.grpc.idle import IdleWatch
 
 HEALTH_SERVICE = health.SERVICE_NAME
 PATIENCE_S = 3.0  # for a message of some bytes to come, or to be taken; until then it holds a thread
@@ -82,7 +82,7 @@ class Health:
 
     def _first(self, requests: Iterator[Any], context: Any) -> Any:
         """The one message of a call, which ends if it does not come."""
-        return next(self._patience.watched(requests, context.cancel), health_pb2.HealthCheckRequest())
+        return next(self._patience.guard_reads(requests, context.cancel), health_pb2.HealthCheckRequest())
 
     def _check(self, request: Any, context: Any) -> Any:
         if request.service not in self._names:
@@ -109,7 +109,7 @@ class Health:
             status = self._status if watcher.knows else _Status.SERVICE_UNKNOWN
             if watcher.told != status:
                 watcher.told = status
-                with self._patience.expecting(watcher.end):
+                with self._patience.timeout(watcher.end):
                     watcher.send(_Status(status=status))
 
 
@@ -126,8 +126,8 @@ class Reflection:
         answer = self._servicer.ServerReflectionInfo
 
         def info(requests: Iterator[Any], context: Any) -> Iterator[Any]:
-            return self._patience.taken(
-                answer(self._patience.watched(requests, context.cancel), context), context.cancel
+            return self._patience.guard_writes(
+                answer(self._patience.guard_reads(requests, context.cancel), context), context.cancel
             )
 
         info.experimental_thread_pool = self._pool  # type: ignore[attr-defined]

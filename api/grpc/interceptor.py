@@ -1,4 +1,4 @@
-"""The gate every call passes: who may come in now, under which request id, and what gets out when it fails."""
+"""What every transcription call passes: authentication, readiness, load shedding, request id, idle timeout, errors."""
 
 import logging
 import re
@@ -14,6 +14,7 @@ import grpc
 
 from api.grpc.auth import TokenCheck
 from api.grpc.executor import CountingExecutor
+from api.grpc.idle import IdleWatch
 from resources.logs import request_id
 from services.transcription.errors import PUSHBACK_MS, RETRY_PUSHBACK_TRAILER
 
@@ -26,56 +27,65 @@ _REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a call is not let in."""
+    """The status and message of a call that is not admitted."""
 
     status: grpc.StatusCode
     message: str
 
 
 class Recorder(Protocol):
-    """Whoever counts calls."""
+    """Counts calls."""
 
     def record(self, method: str, context: Any, response: Any, duration_s: float) -> None:
-        """Hears of every call that was let in, once it has ended."""
+        """Count an admitted call once it has ended."""
 
-    def refused(self, method: str, status: grpc.StatusCode) -> None:
-        """Hears of every call that was not."""
+    def record_rejection(self, method: str, status: grpc.StatusCode) -> None:
+        """Count a call that was not admitted."""
 
 
 class CallInterceptor(grpc.ServerInterceptor):
-    """Refuses calls without a token, while closed, and while too many wait, before their messages are read.
+    """Rejects calls without a token, while closed, and while too many wait, before their messages are read.
 
-    An exception that nobody expected becomes INTERNAL with the request id; its text stays in the log.
+    Ends an admitted call whose client neither sends nor reads for `idle_timeout_s`, whatever the implementation does.
+    An unexpected exception becomes INTERNAL with the request id; its text stays in the log.
     """
 
     def __init__(
-        self, service_name: str, pool: CountingExecutor, max_waiting: int, tokens: TokenCheck, recorder: Recorder
+        self,
+        service_name: str,
+        pool: CountingExecutor,
+        max_waiting: int,
+        tokens: TokenCheck,
+        recorder: Recorder,
+        idle_timeout_s: float,
     ) -> None:
         self._prefix = f"/{service_name}/"
         self._pool = pool
         self._max_waiting = max_waiting
         self._tokens = tokens
         self._recorder = recorder
-        self._refusals = ThreadPoolExecutor(1, thread_name_prefix="refusal")  # refusing never queues behind work
+        self._idle = IdleWatch(idle_timeout_s)
+        self._rejections = ThreadPoolExecutor(1, thread_name_prefix="rejection")  # never queues behind transcriptions
         self.is_open = False
 
     def close(self) -> None:
-        """Ends the gate's own thread."""
-        self._refusals.shutdown()
+        """End the interceptor's own threads."""
+        self._rejections.shutdown()
+        self._idle.close()
 
     def intercept_service(self, continuation: Callable[..., Any], handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """See grpc.ServerInterceptor; runs under the server's lock, so it only looks and wraps."""
+        """See grpc.ServerInterceptor. Runs under the server's lock: it only checks and wraps."""
         handler = continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None or not method.startswith(self._prefix):
             return handler
         metadata = handler_call_details.invocation_metadata or ()
-        if refusal := self._refusal(metadata):
-            self._recorder.refused(method, refusal.status)
-            return self._refuse(refusal)
-        return self._guarded(handler, method.removeprefix(self._prefix), _identify(metadata))
+        if rejection := self._rejection(metadata):
+            self._recorder.record_rejection(method, rejection.status)
+            return self._reject(rejection)
+        return self._guard(handler, method.removeprefix(self._prefix), _request_id(metadata))
 
-    def _refusal(self, metadata: Any) -> Rejection | None:
+    def _rejection(self, metadata: Any) -> Rejection | None:
         if not self._tokens.allows(metadata):
             return Rejection(grpc.StatusCode.UNAUTHENTICATED, "Нет верного токена: передайте authorization: Bearer …")
         if not self.is_open:
@@ -84,18 +94,19 @@ class CallInterceptor(grpc.ServerInterceptor):
             return Rejection(grpc.StatusCode.UNAVAILABLE, "Сервер перегружен, повторите позже")
         return None
 
-    def _refuse(self, refusal: Rejection) -> Any:
+    def _reject(self, rejection: Rejection) -> Any:
         """A handler that ends the call without reading a message: on the wire a unary call is a stream of one."""
 
-        def refuse(_requests: Any, context: grpc.ServicerContext) -> None:
-            if refusal.status is grpc.StatusCode.UNAVAILABLE:
+        def reject(_requests: Any, context: grpc.ServicerContext) -> None:
+            if rejection.status is grpc.StatusCode.UNAVAILABLE:
                 context.set_trailing_metadata(((RETRY_PUSHBACK_TRAILER, str(PUSHBACK_MS)),))
-            context.abort(refusal.status, refusal.message)
+            context.abort(rejection.status, rejection.message)
 
-        refuse.experimental_thread_pool = self._refusals  # type: ignore[attr-defined]
-        return grpc.stream_unary_rpc_method_handler(refuse)
+        reject.experimental_thread_pool = self._rejections  # type: ignore[attr-defined]
+        return grpc.stream_unary_rpc_method_handler(reject)
 
-    def _guarded(self, handler: Any, method: str, call_id: str) -> Any:
+    def _guard(self, handler: Any, method: str, call_id: str) -> Any:
+        """A handler of the same kind around `handler`."""
         serializers = (_marking(handler.request_deserializer), handler.response_serializer)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
@@ -103,33 +114,43 @@ class CallInterceptor(grpc.ServerInterceptor):
             )
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(
-                self._guard(handler.stream_unary, method, call_id), *serializers
+                self._guard_unary(handler.stream_unary, method, call_id), *serializers
             )
-        return grpc.unary_unary_rpc_method_handler(self._guard(handler.unary_unary, method, call_id), *serializers)
+        return grpc.unary_unary_rpc_method_handler(
+            self._guard_unary(handler.unary_unary, method, call_id), *serializers
+        )
 
-    def _guard(self, behaviour: Callable[..., Any], method: str, call_id: str) -> Callable[..., Any]:
-        def guarded(request: Any, context: Any) -> Any:
-            with self._watch(method, call_id, context) as ended:
-                ended.response = behaviour(_readable(request, context), context)
+    def _guard_unary(self, behaviour: Callable[..., Any], method: str, call_id: str) -> Callable[..., Any]:
+        def guarded(received: Any, context: Any) -> Any:
+            with self._recorded(method, call_id, context) as ended:
+                ended.response = behaviour(self._readable(received, context), context)
                 return ended.response
 
         return guarded
 
     def _guard_stream(self, behaviour: Callable[..., Any], method: str, call_id: str) -> Callable[..., Any]:
-        def guarded(requests: Any, context: Any) -> Iterator[Any]:
-            with self._watch(method, call_id, context) as ended:
-                for update in behaviour(_readable(requests, context), context):
-                    if update.HasField("response"):
-                        ended.response = update.response
+        def guarded(received: Any, context: Any) -> Iterator[Any]:
+            with self._recorded(method, call_id, context) as ended:
+                updates = behaviour(self._readable(received, context), context)
+                for update in self._idle.guard_writes(updates, context.cancel):
                     yield update
+                    if update.HasField("response"):  # and the transport has accepted it
+                        ended.response = update.response
 
         return guarded
 
+    def _readable(self, received: Any, context: Any) -> Any:
+        """The call's message, or its messages with a limit on the wait for each; ends the call at an unreadable one."""
+        if isinstance(received, Iterator):
+            messages = self._idle.guard_reads(received, context.cancel)
+            return (_check_readable(message, context) for message in messages)
+        return _check_readable(received, context)
+
     @contextmanager
-    def _watch(self, method: str, call_id: str, context: Any) -> Iterator["_Ended"]:
-        """Runs a call under its id; records how it ended and keeps an unexpected exception's text from the caller."""
+    def _recorded(self, method: str, call_id: str, context: Any) -> Iterator["_Ended"]:
+        """Runs a call under its id; records how it ended and keeps an unexpected exception's text from the client."""
         request_id.set(call_id)
-        # In the trailers: initial metadata would commit the call, and no client could retry it by itself.
+        # In the trailers: initial metadata would commit the call, and gRPC's own retries would no longer repeat it.
         context.set_trailing_metadata(((REQUEST_ID_KEY, call_id),))
         started_s, ended = time.perf_counter(), _Ended()
         try:
@@ -143,8 +164,15 @@ class CallInterceptor(grpc.ServerInterceptor):
             self._recorder.record(method, context, ended.response, time.perf_counter() - started_s)
 
 
+@dataclass
+class _Ended:
+    """How a call ended."""
+
+    response: Any = None
+
+
 def _marking(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Turns what is no message into _UNREADABLE: grpc never lets go of a call whose message raises (16 KB each)."""
+    """Returns _UNREADABLE for what is no message: grpc never frees a call whose deserialiser raises (16 KB each)."""
 
     def attempt(data: bytes) -> Any:
         try:
@@ -155,23 +183,13 @@ def _marking(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return attempt
 
 
-def _readable(received: Any, context: Any) -> Any:
-    """The message or the messages of a call, which ends here at one that is none."""
-    if isinstance(received, Iterator):
-        return (_readable(message, context) for message in received)
-    if received is _UNREADABLE:
+def _check_readable(message: Any, context: Any) -> Any:
+    if message is _UNREADABLE:
         context.abort(grpc.StatusCode.INTERNAL, "Сообщение не разобрать: это не protobuf этого сервиса")
-    return received
+    return message
 
 
-@dataclass
-class _Ended:
-    """How a call ended."""
-
-    response: Any = None
-
-
-def _identify(metadata: Any) -> str:
-    """The caller's request id where it is a sensible one, else a new one."""
+def _request_id(metadata: Any) -> str:
+    """The client's request id where it is valid, else a new one."""
     given = next((str(value) for key, value in metadata if key == REQUEST_ID_KEY), "")
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

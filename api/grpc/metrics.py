@@ -60,7 +60,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)  # memory, descriptors, processor time; on Linux
 
     def record(self, method: str, context: Any, response: Any, duration_s: float) -> None:
-        """Counts a call that was let in and has ended."""
+        """Count an admitted call that has ended."""
         outcome = _outcome(context, response)
         self._requests.labels(method, outcome).inc()
         self._latency.labels(method, outcome).observe(duration_s)
@@ -70,8 +70,8 @@ class Metrics:
             for field, duration_s in response.stage_times.ListFields():
                 self._stages.labels(field.name.removesuffix("_s")).observe(duration_s)
 
-    def refused(self, method: str, status: grpc.StatusCode) -> None:
-        """Counts a call that was not let in."""
+    def record_rejection(self, method: str, status: grpc.StatusCode) -> None:
+        """Count a call that was not admitted."""
         self._requests.labels(method.rsplit("/", 1)[-1], status.name).inc()
 
     def serve(self, host: str, port: int) -> Callable[[], None]:

@@ -44,10 +44,17 @@ class TranscriptionServer:
         self.metrics = Metrics(service.gauges)
         self._pool = CountingExecutor(settings.server_max_workers)
         tokens = TokenCheck(settings.auth_token_hashes)
-        self._gate = CallInterceptor(SERVICE_NAME, self._pool, settings.server_max_waiting, tokens, self.metrics)
+        self._interceptor = CallInterceptor(
+            SERVICE_NAME,
+            self._pool,
+            settings.server_max_waiting,
+            tokens,
+            self.metrics,
+            settings.stream_idle_timeout_s,
+        )
         self._server = grpc.server(
             self._pool,
-            interceptors=[self._gate],
+            interceptors=[self._interceptor],
             options=_options(settings),
             maximum_concurrent_rpcs=settings.server_max_workers + settings.server_max_waiting + RPC_HEADROOM,
         )
@@ -91,8 +98,8 @@ class TranscriptionServer:
 
     def follow(self) -> None:
         """Takes new calls while the implementation is ready for them, and says so in health; to be called often."""
-        if self._service.is_ready() != self._gate.is_open:
-            self._take_calls(not self._gate.is_open)
+        if self._service.is_ready() != self._interceptor.is_open:
+            self._take_calls(not self._interceptor.is_open)
 
     def fail(self) -> None:
         """Ends at once, for an implementation that has broken down: calls under way are told to come back later."""
@@ -107,14 +114,14 @@ class TranscriptionServer:
         in_time = self._pool.wait_until_idle(self._settings.shutdown_grace_s)
         self._server.stop(LAST_ANSWERS_S if in_time else 0).wait()
         self._service.stop()
-        self._gate.close()
+        self._interceptor.close()
         self._health.close()
         for extra in self._on_request:
             extra.close()
         self._stop_metrics()
 
     def _take_calls(self, is_open: bool) -> None:
-        self._gate.is_open = is_open
+        self._interceptor.is_open = is_open
         self._health.is_serving(is_open)
         self.metrics.serving.set(is_open)
 

@@ -28,7 +28,6 @@ from services.transcription.errors import (
     UnsupportedFormatError,
     outcome_of,
 )
-from services.transcription.idle import IdleWatch
 from services.transcription.interface import ITranscriptionService
 from services.transcription.messages import to_response, to_segment
 from services.transcription.request import AudioInfo, Call
@@ -44,7 +43,6 @@ class TranscriptionServiceBase(ITranscriptionService):
 
     capabilities = Capabilities()
     _transcriber: Transcriber
-    _idle_watch: IdleWatch | None = None
     _with_filenames = True
 
     def __init__(self) -> None:
@@ -58,13 +56,7 @@ class TranscriptionServiceBase(ITranscriptionService):
         pipeline = Pipeline(decoder, settings.model_chunk_duration, self.recognise)
         admission = Admission(settings.admission_max_bytes, settings.admission_max_queued_audio_s, self.queued_audio_s)
         self._transcriber = Transcriber(pipeline, admission, settings.stream_max_bytes, self._log_received)
-        self._idle_watch = IdleWatch(settings.stream_idle_timeout_s)
         self._with_filenames = settings.logging_filenames
-
-    def stop(self) -> None:
-        """End the watch over idle streams; an implementation that started more extends it."""
-        if self._idle_watch:
-            self._idle_watch.close()
 
     def recognise(
         self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
@@ -105,8 +97,7 @@ class TranscriptionServiceBase(ITranscriptionService):
         if type(self).recognise is TranscriptionServiceBase.recognise:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "Эта реализация не отвечает по частям")
         call, pieces = self._open_stream(request_iterator, context)
-        assert self._idle_watch
-        yield from self._idle_watch.taken(self._updates(call, pieces, context), context.cancel)
+        yield from self._updates(call, pieces, context)
 
     def _updates(
         self, call: Call, pieces: Iterable[bytes], context: grpc.ServicerContext
@@ -126,12 +117,10 @@ class TranscriptionServiceBase(ITranscriptionService):
         self, request_iterator: Iterator[transcription_pb2.AudioChunk], context: grpc.ServicerContext
     ) -> tuple[Call, Iterable[bytes]]:
         """The call that the first message of a stream describes, and the bytes of all messages."""
-        assert self._idle_watch, "start() comes first"
-        requests = self._idle_watch.watched(request_iterator, context.cancel)
-        first = next(requests, transcription_pb2.AudioChunk())
+        first = next(request_iterator, transcription_pb2.AudioChunk())
         call = Call(AudioInfo(first.filename, first.format, first.sample_rate))
         _cancel_with(context, call)
-        return call, (piece.chunk_data for piece in chain([first], requests))
+        return call, (piece.chunk_data for piece in chain([first], request_iterator))
 
     def _answer(
         self, call: Call, transcribe: Callable[[], Transcript], context: grpc.ServicerContext
