@@ -39,13 +39,13 @@ class SpeechError(Exception):
 
 
 class AudioError(SpeechError):
-    """The audio is at fault: sending the same bytes again gives the same error."""
+    """The audio is at fault: the same bytes give the same error again."""
 
     code = "AUDIO_ERROR"
 
 
 class EmptyAudioError(AudioError):
-    """There is not a single byte of audio."""
+    """The audio has no bytes."""
 
     code = "EMPTY_AUDIO"
 
@@ -100,7 +100,7 @@ class ModelFormatError(ModelError):
 
 
 class DeviceUnavailableError(ModelError):
-    """The device or the number format asked for does not exist here."""
+    """This machine has no such device, or no such number format."""
 
     code = "DEVICE_UNAVAILABLE"
 

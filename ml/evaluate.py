@@ -34,7 +34,7 @@ Transcribe = Callable[[Path], Transcript]
 
 @dataclass(frozen=True)
 class Score:
-    """How one recording fared."""
+    """The errors in the transcript of one recording."""
 
     audio: str  # the file's path as in the manifest
     reference: str
@@ -42,12 +42,12 @@ class Score:
     errors: int  # words wrong, missing or too many
     words: int  # in the reference
     audio_duration_s: float
-    failure: str = ""  # why there is no transcript; all its words count as missing
+    failure: str = ""  # why there is no transcript; all words of the reference count as missing
 
 
 @dataclass(frozen=True)
 class Report:
-    """How a model fared on all recordings together."""
+    """The results of all recordings together."""
 
     wer: float | None  # errors per reference word; None where no reference has words
     cer: float | None  # the same for characters
@@ -63,17 +63,17 @@ class Report:
 
     @property
     def failures(self) -> tuple[Score, ...]:
-        """The recordings that gave no transcript."""
+        """The recordings without a transcript."""
         return tuple(score for score in self.scores if score.failure)
 
     def worst(self, count: int) -> list[Score]:
-        """The recordings with the most errors, those without any left out."""
+        """The recordings with the most errors, without those that have none."""
         wrong = [score for score in self.scores if score.errors]
         return sorted(wrong, key=lambda score: (-score.errors, score.audio))[:count]
 
 
 def evaluate(samples: Sequence[Sample], transcribe: Transcribe, *, merge_yo: bool = True, jobs: int = 1) -> Report:
-    """Transcribes every sample, `jobs` at a time, and compares; a sample that fails counts as transcribed to nothing.
+    """Transcribe every sample, `jobs` at a time, and compare; a sample that fails has an empty transcript.
 
     `merge_yo` counts ё and е as one letter.
     """
@@ -83,7 +83,7 @@ def evaluate(samples: Sequence[Sample], transcribe: Transcribe, *, merge_yo: boo
         try:
             bar = tqdm(futures, desc="Оценка", unit="файл", disable=None, file=sys.stderr)
             scores = tuple(future.result() for future in bar)
-        except BaseException:  # Ctrl+C: what has not begun shall not begin
+        except BaseException:  # Ctrl+C: do not start the rest
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     elapsed_s = time.perf_counter() - started_s
@@ -101,7 +101,7 @@ def evaluate(samples: Sequence[Sample], transcribe: Transcribe, *, merge_yo: boo
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Evaluates; returns 0, 1 (no model, or recordings that failed), 2 (bad manifest) or 130 (Ctrl+C)."""
+    """Evaluate a model; return 0, 1 (no model, or recordings that failed), 2 (bad manifest) or 130 (Ctrl+C)."""
     protect_console()
     flags = _parser().parse_args(arguments)
     try:
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def to_text(report: Report, worst: int) -> str:
-    """The report for a person."""
+    """The report as text."""
     lines = [
         f"Файлов: {len(report.scores)}, аудио: {report.audio_duration_s:.1f} сек",
         f"WER: {_percent(report.wer)}",
@@ -147,7 +147,7 @@ def to_text(report: Report, worst: int) -> str:
 
 
 def to_json(report: Report, manifest: Path, model: str) -> str:
-    """The report for a program."""
+    """The report as JSON."""
     figures = {"manifest": manifest.name, "model": model, "rtfx": report.rtfx, **asdict(report)}
     return json.dumps(figures, ensure_ascii=False, indent=2) + "\n"
 

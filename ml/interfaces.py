@@ -35,9 +35,9 @@ class Engine(Protocol):
         recording_id: Hashable = None,
         options: RecognitionOptions = RecognitionOptions(),
     ) -> "Future[Completion]":
-        """Queue a waveform (N,) of at most the model's longest chunk; block while its recording has too many waiting.
+        """Queue a waveform (N,) of at most the model's longest chunk; block while its recording has too many queued.
 
-        Recordings take turns, told apart by `recording_id`. Cancelling the future evicts the chunk.
+        Recordings, distinguished by `recording_id`, take turns. Cancelling the future evicts the chunk.
         """
 
 

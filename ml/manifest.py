@@ -1,4 +1,4 @@
-"""Reads manifests (recordings with their texts) and makes texts comparable."""
+"""Reads manifests (recordings with their texts) and normalises texts for comparison."""
 
 import json
 import re
@@ -12,12 +12,12 @@ TSV_HEADER = ("audio", "text")
 
 
 class ManifestError(Exception):
-    """The manifest cannot be used. The message is one line that says where and why."""
+    """The manifest cannot be used. The message is one line that names the place and the reason."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A recording and what is said in it."""
+    """A recording and its text."""
 
     audio: str  # the path as the manifest writes it
     path: Path
@@ -25,7 +25,7 @@ class Sample:
 
 
 def read_manifest(manifest: Path) -> list[Sample]:
-    """Reads a UTF-8 manifest; paths in it are relative to its folder, and blank lines count for nothing.
+    """Read a UTF-8 manifest; paths in it are relative to its folder, and blank lines are skipped.
 
     TSV: a path, a tab, the text, with or without the header "audio, tab, text". JSONL (by the file's ending): objects
     with the keys "audio" and "text".
@@ -52,7 +52,7 @@ def read_manifest(manifest: Path) -> list[Sample]:
 
 
 def normalise(text: str, merge_yo: bool = True) -> str:
-    """Lower case, every run of other characters than letters and digits one space, ё written е where `merge_yo`."""
+    """Lower the case, replace runs of anything but letters and digits by one space, and ё by е where `merge_yo`."""
     text = unicodedata.normalize("NFC", text).lower()  # NFC: й and ё may be written as two code points
     if merge_yo:
         text = text.replace("ё", "е")
@@ -61,7 +61,7 @@ def normalise(text: str, merge_yo: bool = True) -> str:
 
 def _lines(manifest: Path) -> Iterator[tuple[int, str]]:
     try:
-        text = manifest.read_text(encoding="utf-8-sig")  # with or without the mark that Windows programs put first
+        text = manifest.read_text(encoding="utf-8-sig")  # with or without the byte order mark of Windows programs
     except UnicodeDecodeError as error:
         raise ManifestError(f"{manifest.name}: манифест должен быть в кодировке UTF-8") from error
     return ((number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip())

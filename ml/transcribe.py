@@ -22,7 +22,7 @@ DEFAULT_DEVICE = "cuda"
 DEFAULT_CHUNK_DURATION_S = 30.0
 DEFAULT_BATCH_SIZE = 32
 CACHE_DIR = Path(__file__).resolve().parent.parent / ".cache" / "models"  # shared with the service
-MAX_DURATION_S = 24 * 3600  # whoever decodes a file of his own needs no tighter limit
+MAX_DURATION_S = 24 * 3600  # a local file needs no tighter limit
 
 EXIT_FAILED = 1
 EXIT_UNREADABLE = 2
@@ -30,17 +30,17 @@ EXIT_INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Transcribes; returns 0, 1 (no model, bad audio), 2 (a file that cannot be read or written) or 130 (Ctrl+C)."""
+    """Transcribe a file; return 0, 1 (no model, bad audio), 2 (a file cannot be read or written) or 130 (Ctrl+C)."""
     protect_console()
     flags = _parser().parse_args(arguments)
     try:
-        with flags.file.open("rb"):  # a wrong name shall not cost the loading of a model
+        with flags.file.open("rb"):  # fail on a wrong name before the model is loaded
             pass
         with open_pipeline(flags.model, flags.device) as pipeline:
             started_s = time.perf_counter()
             transcript = transcribe(flags.file, pipeline)
             elapsed_s = time.perf_counter() - started_s
-        _deliver(transcript, flags.output)
+        _write_text(transcript, flags.output)
     except KeyboardInterrupt:
         return say("⏹ Прервано", EXIT_INTERRUPTED)
     except SpeechError as error:
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 def open_pipeline(
     model: str, device: str, *, batch_size: int = DEFAULT_BATCH_SIZE, chunk_duration_s: float = DEFAULT_CHUNK_DURATION_S
 ) -> Iterator[Pipeline]:
-    """Loads `model` (a folder or a hub name) on `device` and yields a pipeline that may be used from many threads.
+    """Load `model` (a folder or a hub name) on `device` and yield a pipeline for any number of threads.
 
     Raises:
         SpeechError: there is no such model, or no decoder.
@@ -76,8 +76,8 @@ def open_pipeline(
 
 
 def transcribe(path: Path, pipeline: Pipeline) -> Transcript:
-    """Transcribes `path`, showing the seconds of audio recognised so far where there is a terminal."""
-    layout = "{desc}: {n:.0f} с аудио за {elapsed}"  # how long the audio is shows only at its end
+    """Transcribe `path`; on a terminal, show the seconds of audio recognised so far."""
+    layout = "{desc}: {n:.0f} с аудио за {elapsed}"  # the duration is known only at the end
     with (
         tqdm(desc="Распознано", bar_format=layout, disable=None, file=sys.stderr) as bar,
         path.open("rb") as file,
@@ -90,19 +90,19 @@ def transcribe(path: Path, pipeline: Pipeline) -> Transcript:
 
 
 def protect_console() -> None:
-    """Makes a console that cannot show a sign write its code rather than end the program."""
+    """Make a console escape characters that it cannot show instead of raising UnicodeEncodeError."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def say(line: str, exit_code: int = 0) -> int:
-    """Prints a line for a person and passes the exit code through."""
+    """Print a line to stderr and return the exit code."""
     print(line, file=sys.stderr)
     return exit_code
 
 
-def _deliver(transcript: Transcript, output: Path | None) -> None:
+def _write_text(transcript: Transcript, output: Path | None) -> None:
     if output is None:
         print(transcript.text)
     else:
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds --model and --device."""
+    """Add --model and --device."""
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="M", help="папка или имя модели на хабе; по умолчанию %(default)s"
     )

@@ -29,7 +29,7 @@ class Completion:
     text: str
     finish_reason: FinishReason = FinishReason.STOP
     confidence: float | None = None  # mean probability of the tokens; None where the model gives none
-    words: tuple[Word, ...] = ()  # times from the beginning of the chunk; empty unless they were asked for
+    words: tuple[Word, ...] = ()  # times from the beginning of the chunk; empty unless requested
 
 
 class Status(Enum):

@@ -1,4 +1,4 @@
-"""How chunks become texts: the shape every recogniser has, and the one over an engine."""
+"""The type of a recogniser, from chunks to completions, and the recogniser over an engine."""
 
 import contextvars
 import threading
@@ -13,28 +13,28 @@ from ml.errors import DecodingCancelledError, EngineStoppedError
 from ml.interfaces import Engine, RecognitionOptions
 from ml.transcript import Completion
 
-CANCEL_POLL_S = 0.05  # how soon a cancellation is noticed while a chunk is being recognised
+CANCEL_POLL_S = 0.05  # between two looks at the cancellation while a chunk is recognised
 
 Recognise = Callable[[Iterator[Chunk], threading.Event, RecognitionOptions], Iterator[Completion]]
-"""Chunks, which may overlap, in; one completion for each out, in order. Ends early when the event is set."""
+"""Turns chunks, which may overlap, into one completion each, in order. Ends early when the event is set."""
 
 
 def recognise_with(engine: Engine, window: int) -> Recognise:
     """A recogniser that keeps up to `window` chunks of a recording in the engine at once.
 
-    It reads ahead on a thread of its own, so that a text is handed on once it is there, though the next chunk is not.
+    It reads chunks on its own thread, so that a completion need not wait for the next chunk to be decoded.
     """
 
     def recognise(
         chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
     ) -> Iterator[Completion]:
-        ahead = _Ahead(engine, window, options, chunks, cancelled)
+        ahead = _ReadAhead(engine, window, options, chunks, cancelled)
         try:
             for future in ahead.futures():
                 yield _wait(future, cancelled)
         except BaseException:
             if not ahead.ended:
-                cancelled.set()  # ends the wait for the next chunk: nobody wants it any more
+                cancelled.set()  # ends the wait for the next chunk
             raise
         finally:
             ahead.close()
@@ -42,8 +42,8 @@ def recognise_with(engine: Engine, window: int) -> Recognise:
     return recognise
 
 
-class _Ahead:
-    """Submits the chunks of one recording to the engine. To be closed; before `ended`, once `cancelled` is set."""
+class _ReadAhead:
+    """Submits the chunks of one recording to the engine. Close it after `ended`, or once `cancelled` is set."""
 
     def __init__(
         self,
@@ -58,30 +58,30 @@ class _Ahead:
         self._chunks = chunks
         self._cancelled = cancelled
         self.ended = False  # nothing more will be submitted
-        self._room = threading.Semaphore(window)
+        self._free = threading.Semaphore(window)
         self._futures: SimpleQueue[Future[Completion] | None] = SimpleQueue()  # None for the end
-        context = contextvars.copy_context()  # the request's id goes with it into the logs
+        context = contextvars.copy_context()  # with the request id for the logs
         self._thread = threading.Thread(target=context.run, args=(self._run,), name="read-ahead")
         self._thread.start()
 
     def futures(self) -> "Iterator[Future[Completion]]":
-        """What was submitted, in order; reading the next one makes room for another."""
+        """The futures of the submitted chunks, in order; reading the next one lets another chunk be submitted."""
         while future := self._futures.get():
             yield future
-            self._room.release()
+            self._free.release()
 
     def close(self) -> None:
-        """Ends the thread and takes what is still in the engine out of it."""
+        """End the thread and evict its chunks from the engine."""
         while self._thread.is_alive():
-            self._drop_all()  # the engine may be holding the thread back until there are fewer
+            self._cancel_all()  # the engine may block the thread until there are fewer
             self._thread.join(CANCEL_POLL_S)
-        self._drop_all()
+        self._cancel_all()
 
     def _run(self) -> None:
         recording_id = object()  # recordings take turns in the engine
         try:
             for chunk in self._chunks:
-                while not self._room.acquire(timeout=CANCEL_POLL_S):
+                while not self._free.acquire(timeout=CANCEL_POLL_S):
                     if self._cancelled.is_set():
                         raise DecodingCancelledError
                 self._futures.put(self._engine.submit(chunk.waveform, recording_id, self._options))
@@ -91,7 +91,7 @@ class _Ahead:
             self.ended = True
             self._futures.put(_failed(error))
 
-    def _drop_all(self) -> None:
+    def _cancel_all(self) -> None:
         with suppress(Empty):
             while True:
                 if future := self._futures.get_nowait():

@@ -1,4 +1,4 @@
-"""Transcribes a recording while it still arrives."""
+"""Transcribes a recording while it arrives."""
 
 import contextvars
 import threading
@@ -17,10 +17,11 @@ from ml.transcript import Transcript
 
 
 class StreamTranscription:
-    """Feed it the pieces of a recording, then ask it to finish. Decoding, splitting and recognition run meanwhile.
+    """Decodes, splits and recognises a recording while its pieces are fed; `finish` returns the transcript.
 
-    The caller keeps every piece in a file as well: what cannot be read forward, such as M4A with its index last, is
-    decoded from there once all of it has come. `feed` waits while recognition is behind: memory stays bounded.
+    The caller writes every piece to a file as well: a format that cannot be read forward, such as M4A with its index
+    at the end, is decoded from there once it is complete. `feed` blocks while recognition is behind, so that memory
+    stays bounded.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class StreamTranscription:
         on_segment: OnSegment = lambda segment: None,
         options: RecognitionOptions = RecognitionOptions(),  # noqa: B008 (frozen)
     ) -> None:
-        """`spool` is the seekable file that the caller keeps the pieces in; the rest is as for Pipeline.transcribe.
+        """`spool` is the seekable file that holds the pieces; the rest is as for Pipeline.transcribe.
 
         `on_segment` is called on another thread.
         """
@@ -55,10 +56,10 @@ class StreamTranscription:
         self._resources.close()
 
     def feed(self, piece: bytes) -> None:
-        """Takes the next bytes.
+        """Take the next bytes.
 
         Raises:
-            SpeechError: the transcription has failed already, so that the rest need not be sent.
+            SpeechError: the transcription has failed already; the rest is not needed.
         """
         if not piece:
             return
@@ -66,7 +67,7 @@ class StreamTranscription:
             self._start()
         if self._decoding and not self._transcript.done():
             self._decoding.feed(piece)
-        if self._transcript.done() and not self._wants_whole_file():
+        if self._transcript.done() and not self._needs_whole_file():
             self._transcript.result()
 
     @property
@@ -75,7 +76,7 @@ class StreamTranscription:
         return self._decoding.duration_s if self._decoding else 0.0
 
     def finish(self) -> Transcript:
-        """Says that all of it was fed; the transcript.
+        """End the input and return the transcript.
 
         Raises:
             SpeechError: see ml/errors.py.
@@ -86,7 +87,7 @@ class StreamTranscription:
         try:
             return self._transcript.result()
         except UndecodableAudioError:
-            if not self._wants_whole_file():
+            if not self._needs_whole_file():
                 raise
         return self._pipeline.transcribe(
             self._spool,
@@ -100,11 +101,11 @@ class StreamTranscription:
         self._decoding = self._resources.enter_context(
             self._pipeline.decoder.open_pipe(self._pcm_sample_rate, self._cancelled)
         )
-        context = contextvars.copy_context()  # the request's id goes with it into the logs
+        context = contextvars.copy_context()  # with the request id for the logs
         thread = threading.Thread(target=context.run, args=(self._work, self._decoding), name="stream-transcription")
         thread.start()
         self._resources.callback(thread.join)
-        self._resources.callback(self._cancelled.set)  # whoever leaves early wants nothing more
+        self._resources.callback(self._cancelled.set)  # where `finish` was not reached
 
     def _work(self, decoding: Decoding) -> None:
         try:
@@ -112,10 +113,10 @@ class StreamTranscription:
         except BaseException as error:
             self._transcript.set_exception(error)
         finally:
-            decoding.close()  # nobody reads it any more: `feed` must not wait for it
+            decoding.close()  # nothing reads it any more: `feed` must not block on it
 
-    def _wants_whole_file(self) -> bool:
-        """Whether nothing could be read going forward: with the whole file at hand that may be different."""
+    def _needs_whole_file(self) -> bool:
+        """Whether nothing could be decoded going forward, which the complete file may allow."""
         assert self._decoding
-        nothing_came = self._decoding.duration_s == 0
-        return nothing_came and isinstance(self._transcript.exception(), UndecodableAudioError)
+        is_empty = self._decoding.duration_s == 0
+        return is_empty and isinstance(self._transcript.exception(), UndecodableAudioError)
