@@ -1,4 +1,4 @@
-"""Settles how the C library's heap grows and shrinks, which it would otherwise make up as it goes along."""
+"""Fixed limits for the C library's heap."""
 
 import ctypes
 import os
@@ -7,8 +7,8 @@ from contextlib import suppress
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 MEBIBYTE = 1024 * 1024
-# By name in the environment, which has precedence, and for mallopt.
-SETTINGS = {
+# Name in the environment, which has precedence: (parameter, value) for mallopt.
+MALLOC_OPTIONS = {
     "MALLOC_ARENA_MAX": (_M_ARENA_MAX, 2),
     "MALLOC_MMAP_THRESHOLD_": (_M_MMAP_THRESHOLD, 32 * MEBIBYTE),
     "MALLOC_TRIM_THRESHOLD_": (_M_TRIM_THRESHOLD, 64 * MEBIBYTE),
@@ -16,16 +16,16 @@ SETTINGS = {
 
 
 def tune_malloc() -> None:
-    """Has glibc share two heaps among all threads and keep up to 64 MiB of each; to be called before there are many.
+    """Let glibc share two heaps among all threads and keep up to 64 MiB of each; call it before threads start.
 
-    By itself it makes up to 8 heaps for each processor, which short requests on many threads fill with holes: over
-    10,000 of them the server's memory creeps up by some megabytes that nothing uses. And it hands the encoder's
-    intermediate results back to the system after every chunk, until it happens to have freed a block of 32 MiB: to get
-    them anew cost 2,300 to 3,800 page faults a call of 10 s. Does nothing with another C library (mallopt(3)).
+    By default it makes up to 8 heaps for each processor, which short requests on many threads fill with holes: over
+    10,000 of them the server's memory grows by some megabytes that nothing uses. And it returns the encoder's
+    intermediate results to the system after every chunk, until it happens to have freed a block of 32 MiB: to get
+    them again cost 2,300 to 3,800 page faults a call of 10 s. Does nothing with another C library (mallopt(3)).
     """
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library, such as musl
             mallopt = ctypes.CDLL(None).mallopt
-            for name, (parameter, value) in SETTINGS.items():
+            for name, (parameter, value) in MALLOC_OPTIONS.items():
                 if name not in os.environ:
                     mallopt(parameter, value)

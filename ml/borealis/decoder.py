@@ -1,4 +1,4 @@
-"""The language model over slots of one preallocated key-value cache: prefill a slot, step all slots."""
+"""The language model over rows of one preallocated KV cache: prefill some rows, step all of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ml.borealis.sampler import Sampler
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One Qwen2 layer with its projections fused, so that a step reads its weights in four products."""
+    """One Qwen2 layer with its projections fused, so that a step reads its weights in four matrix products."""
 
     input_norm: torch.Tensor  # (H,)
     qkv: torch.Tensor  # ((heads + 2 kv_heads) D, H)
@@ -27,10 +27,10 @@ class LayerWeights:
 
 
 class SlotDecoder:
-    """Decodes up to `slots` chunks side by side, each at its own position.
+    """Decodes up to `slots` sequences side by side, each at its own position.
 
     The prompt before the audio is the same for every chunk: its keys and values are computed once and stay in every
-    slot. In float32 the tokens are those of transformers' generate() for each chunk alone.
+    row. In float32 the tokens are those of transformers' generate() for each chunk alone.
     """
 
     def __init__(
@@ -53,15 +53,15 @@ class SlotDecoder:
         self.embedding: torch.Tensor = network.get_input_embeddings().weight  # (V, H)
         self.final_norm: torch.Tensor = network.model.language_model.norm.weight  # (H,)
         self.head: torch.Tensor = network.lm_head.weight  # (V, H)
-        self.picker = Sampler(options, slots, network.device)
+        self.sampler = Sampler(options, slots, network.device)
 
         self.prefix_length: int = prefix.shape[1]  # P
         self.prefill_length = self.prefix_length + audio_length + suffix.shape[1]  # P + 375 + S
-        self.capacity = self.prefill_length + options.max_new_tokens  # positions in a slot
+        self.capacity = self.prefill_length + options.max_new_tokens  # positions in a row
         shape = (len(self.layers), slots, self.kv_heads, self.capacity, self.head_dim)
         self.keys = torch.zeros(shape, dtype=network.dtype, device=network.device)
         self.values = torch.zeros_like(self.keys)
-        self.tokens = torch.zeros(slots, dtype=torch.long, device=network.device)  # the last token of each slot
+        self.tokens = torch.zeros(slots, dtype=torch.long, device=network.device)  # the last token of each row
         self.positions = torch.full_like(self.tokens, self.prefill_length)  # where its next key goes
         self._rows = torch.arange(slots, device=network.device)
         self._columns = torch.arange(self.capacity, device=network.device)
@@ -72,31 +72,31 @@ class SlotDecoder:
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of the key-value cache."""
+        """Memory of the KV cache."""
         return 2 * self.keys.numel() * self.keys.element_size()
 
     @torch.inference_mode()
     def prefill(self, rows: list[int], audio: torch.Tensor, seeds: Sequence[int | None]) -> torch.Tensor:
-        """Seats the chunks whose embeddings are `audio` (b, 375, H) in the slots `rows`; their first tokens (b,).
+        """Fill the KV cache of `rows` from the embeddings `audio` (b, 375, H); return their first tokens (b,).
 
-        `seeds` are the chunks' own, one each, for sampling; None chooses greedily.
+        `seeds` are for sampling, one a row; None chooses greedily.
         """
         index = torch.cat([self._rows[row : row + 1] for row in rows])  # (b,), without a copy that the host waits for
         x = torch.cat([audio, self._suffix.expand(len(audio), -1, -1)], dim=1)  # (b, T, H)
-        self._forget(index)
+        self._clear_kv(index)
         x = self._run(x, index, self.prefix_length)
-        self.picker.seat(rows, seeds)
-        tokens = self.picker.pick(self._logits(x[:, -1]), index, torch.zeros_like(index))
+        self.sampler.assign(rows, seeds)
+        tokens = self.sampler.sample(self._logits(x[:, -1]), index, torch.zeros_like(index))
         self.tokens[index] = tokens
         self.positions[index] = self.prefill_length
         return tokens
 
     @torch.inference_mode()
     def step(self, active: int, length: int) -> torch.Tensor:
-        """Decodes one token for each of the first `active` slots; their tokens (active,).
+        """Decode one token for each of the first `active` rows; return them (active,).
 
-        `length` is at least one more than the furthest of these slots' positions: keys beyond it are not read.
-        A slot nobody sits in decodes nonsense that nobody reads.
+        `length` is at least one more than the furthest of these rows' positions: keys beyond it are not read.
+        Vacant rows are decoded as well, to no effect.
         """
         positions = self.positions[:active].clamp(max=self.capacity - 1)  # (n,)
         rows = self._rows[:active]
@@ -114,27 +114,27 @@ class SlotDecoder:
                 attn_mask=visible,
             )
             x = self._finish(layer, x, attended.flatten(1))
-        tokens = self.picker.pick(self._logits(x), rows, positions + 1 - self.prefill_length)
+        tokens = self.sampler.sample(self._logits(x), rows, positions + 1 - self.prefill_length)
         self.tokens[:active] = tokens
         self.positions[:active] += 1
         return tokens
 
     @torch.inference_mode()
     def move(self, row: int, to: int) -> None:
-        """The chunk in the slot `row` goes on in the slot `to`."""
+        """Copy the state of `row` to `to`."""
         for cache in (self.keys, self.values):
             cache[:, to] = cache[:, row]
         for state in (self.tokens, self.positions):
             state[to] = state[row]
-        self.picker.move(row, to)
+        self.sampler.move(row, to)
 
-    def _forget(self, rows: torch.Tensor) -> None:
-        """Clears what was decoded in the slots `rows` (b,): a key not yet reached is masked, but NaN times 0 is NaN."""
+    def _clear_kv(self, rows: torch.Tensor) -> None:
+        """Zero what was decoded in `rows` (b,): a key not yet reached is masked, but NaN times 0 is NaN."""
         for cache in (self.keys, self.values):
             cache[:, :, :, self.prefill_length :].index_fill_(1, rows, 0.0)
 
     def _run(self, x: torch.Tensor, rows: torch.Tensor, start: int) -> torch.Tensor:
-        """All layers over `x` (b, T, H) at positions start… of the slots `rows` (b,), keys and values kept there.
+        """All layers over `x` (b, T, H) at positions start… of `rows` (b,), keys and values kept there.
 
         Returns the last position alone, (b, 1, H): of the others the last layer computes only keys and values.
         """

@@ -28,19 +28,19 @@ class EncoderLayer:
 class CpuEncoder(nn.Module):
     """Features in, audio embeddings out; every chunk by itself, for a batch would not fit a CPU's caches.
 
-    One chunk gets all of torch's threads. Several share them: each is computed beside the others on its part, which
-    takes less time than one after the other on all, because threads that have nothing in common never wait for each
-    other. Holds no weights of its own but the biases of its fused products, and as many idle threads as torch had when
-    it was made. For one caller at a time: the number of threads that MKL uses is the whole process's.
+    One chunk gets all of torch's threads. Several chunks share them, each on its own worker: faster than one after the
+    other on all threads, because workers have no barriers in common. Holds no weights of its own but the biases of its
+    fused projections, and as many idle threads as torch had when it was made. For one caller at a time: the number of
+    threads that MKL uses is the whole process's.
     """
 
-    def __init__(self, network: VoxtralForConditionalGeneration, products: Kernels) -> None:
+    def __init__(self, network: VoxtralForConditionalGeneration, kernels: Kernels) -> None:
         """`network` is in float32 on the CPU and has GELU everywhere, see `make_encoder`."""
         super().__init__()
         tower, adapter = network.model.audio_tower, network.model.multi_modal_projector
-        self.products = products
-        # Kept from group to group: what MKL, oneDNN and the heap hold for a thread is lost with it.
-        self._lanes = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="encoder-lane")
+        self._kernels = kernels
+        # Kept from batch to batch: what MKL, oneDNN and the heap hold for a thread is lost with it.
+        self._workers = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="encoder-worker")
         self._heads: int = network.config.audio_config.num_attention_heads
         self._convolutions: list[nn.Conv1d] = [tower.conv1, tower.conv2]
         self._positions: torch.Tensor = tower.embed_positions.weight  # (1500, d)
@@ -55,12 +55,12 @@ class CpuEncoder(nn.Module):
         threads = torch.get_num_threads()
         each = max(1, threads // len(features))
         try:
-            return torch.stack(list(self._lanes.map(partial(self._embed_on, each), features)))
+            return torch.stack(list(self._workers.map(partial(self._embed_on, each), features)))
         finally:
             torch.set_num_threads(threads)
 
     def _embed_on(self, threads: int, features: torch.Tensor) -> torch.Tensor:
-        """The same as _embed, by `threads` threads; for a lane."""
+        """The same as _embed, by `threads` threads; for a worker."""
         torch.set_num_threads(threads)
         return self._embed(features)
 
@@ -82,30 +82,30 @@ class CpuEncoder(nn.Module):
         return normed
 
     def _attend(self, layer: EncoderLayer, x: torch.Tensor) -> torch.Tensor:
-        attended = self.products.attend(self.products.linear(x, layer.qkv, layer.qkv_bias), self._heads)
-        return self.products.linear(attended, layer.out.weight, layer.out.bias)
+        attended = self._kernels.attend(self._kernels.linear(x, layer.qkv, layer.qkv_bias), self._heads)
+        return self._kernels.linear(attended, layer.out.weight, layer.out.bias)
 
     def _feed_forward(self, layer: EncoderLayer, x: torch.Tensor) -> torch.Tensor:
-        inner = self.products.linear_gelu(x, layer.fc1.weight, layer.fc1.bias)  # (1500, f)
-        return self.products.linear(inner, layer.fc2.weight, layer.fc2.bias)
+        inner = self._kernels.linear_gelu(x, layer.fc1.weight, layer.fc1.bias)  # (1500, f)
+        return self._kernels.linear(inner, layer.fc2.weight, layer.fc2.bias)
 
     def _adapt(self, x: torch.Tensor) -> torch.Tensor:
         """Four positions side by side, taken to the language model's width: (375, H)."""
         first, second = self._adapter
         together = x.reshape(-1, first.shape[1])
-        return self.products.linear(self.products.linear_gelu(together, first, None), second, None)
+        return self._kernels.linear(self._kernels.linear_gelu(together, first, None), second, None)
 
 
 def make_encoder(network: VoxtralForConditionalGeneration) -> CpuEncoder | None:
-    """An encoder for `network` with the products that are quickest here; None where transformers' own must do."""
+    """An encoder for `network` with the kernels that are quickest here; None where transformers' own is used."""
     audio = network.config.audio_config
     activations = (audio.activation_function, network.config.projector_hidden_act)
     if network.device.type != "cpu" or network.dtype != torch.float32 or activations != ("gelu", "gelu"):
         return None
-    products = AutotunedKernels(
+    kernels = AutotunedKernels(
         audio.max_source_positions, audio.hidden_size, audio.intermediate_size, audio.num_attention_heads
     )
-    return CpuEncoder(network, products)
+    return CpuEncoder(network, kernels)
 
 
 def _fuse(layer: Any) -> EncoderLayer:

@@ -47,18 +47,20 @@ class LogMel(nn.Module):
 
         The frames of the padding are not computed: their power is 0.
 
-        Raises ValueError if a waveform is longer than 30 s: cutting is the caller's business.
+        Raises ValueError if a waveform is longer than 30 s.
         """
         n_samples = waveforms.shape[-1]
         if n_samples > N_SAMPLES:
             raise ValueError(f"a chunk has at most {N_SAMPLES} samples, got {n_samples}")
-        heard = min(N_FRAMES, -(-(n_samples + N_FFT // 2) // HOP_SAMPLES))  # frames that a sample falls into
-        wanted = min(N_SAMPLES, heard * HOP_SAMPLES + N_FFT)  # samples that these frames see
-        padded = nn.functional.pad(waveforms.to(self.device, torch.float32), (0, wanted - n_samples))
-        power: torch.Tensor = self.mel(padded)[..., :heard]  # (B, 128, heard); Whisper drops a last frame of 3,001
+        nonzero = min(N_FRAMES, -(-(n_samples + N_FFT // 2) // HOP_SAMPLES))  # frames that a sample falls into
+        needed = min(N_SAMPLES, nonzero * HOP_SAMPLES + N_FFT)  # samples that these frames see
+        padded = nn.functional.pad(waveforms.to(self.device, torch.float32), (0, needed - n_samples))
+        power: torch.Tensor = self.mel(padded)[..., :nonzero]  # (B, 128, nonzero); Whisper drops a last frame of 3,001
         log_power = power.clamp(min=POWER_FLOOR).log10()
-        log_power = nn.functional.pad(log_power, (0, N_FRAMES - heard), value=math.log10(POWER_FLOOR))  # (B, 128, 3000)
-        loudest = log_power.amax(dim=(-2, -1), keepdim=True)  # (B, 1, 1): each item has its own range
+        log_power = nn.functional.pad(
+            log_power, (0, N_FRAMES - nonzero), value=math.log10(POWER_FLOOR)
+        )  # (B, 128, 3000)
+        loudest = log_power.amax(dim=(-2, -1), keepdim=True)  # (B, 1, 1): the range is that of each item
         return (torch.maximum(log_power, loudest - DYNAMIC_RANGE) + 4.0) / 4.0
 
 

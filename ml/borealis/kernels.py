@@ -1,4 +1,4 @@
-"""The matrix products of an encoder on a CPU, by whichever library this very machine multiplies quickest with."""
+"""Linear layers and attention of an encoder on a CPU, by the library that is quickest on this machine."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,18 +10,18 @@ from torch import nn
 from torch.nn import functional
 
 BLOCK = 250  # queries whose scores are computed at once: they stay in the caches, and 1,500 is a multiple
-ROUNDS = 5  # of a race
-CLEARLY = 0.9  # of the time of torch's own way: what another must stay below to be taken
+ROUNDS = 5  # of a measurement
+CLEARLY = 0.9  # of the time of torch's own kernels: what others must stay below to be used
 
 
 def gelu_(x: torch.Tensor) -> torch.Tensor:
-    """GELU in the place of `x`: to fetch as much memory again from the system takes longer than the function itself."""
+    """GELU in place: to get as much memory again from the system takes longer than the function itself."""
     found: torch.Tensor = torch.ops.aten.gelu_(x)
     return found
 
 
 class Kernels(Protocol):
-    """One way to compute the products."""
+    """One library's linear layers and attention."""
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """`x` (T, I) times `weight` (O, I) plus `bias` (O,): (T, O)."""
@@ -61,7 +61,7 @@ class OneDnnKernels:
         self._pointwise: Callable[..., torch.Tensor] = torch.ops.mkldnn._linear_pointwise
 
     @staticmethod
-    def is_there() -> bool:
+    def is_available() -> bool:
         """Whether this build of torch has it."""
         return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -87,12 +87,12 @@ class OneDnnKernels:
 
 
 class AutotunedKernels:
-    """Each product by the way that won a race over shapes like those to come."""
+    """Each operation by the library that was quickest over shapes like those to come."""
 
     @torch.inference_mode()
     def __init__(self, positions: int, width: int, ffn: int, heads: int) -> None:
         ways: dict[str, Kernels] = {"torch": TorchKernels()}
-        if OneDnnKernels.is_there():
+        if OneDnnKernels.is_available():
             ways["oneDNN"] = OneDnnKernels()
         x, weight, bias = (torch.full(shape, 0.1) for shape in ((positions, width), (ffn, width), (ffn,)))
         qkv = torch.full((positions, 3 * width), 0.1)
@@ -105,7 +105,7 @@ class AutotunedKernels:
 
 
 def _quickest(ways: Mapping[str, Callable[[], object]]) -> str:
-    """The way that is clearly quicker than the first, else the first. They take turns; each one's best time counts."""
+    """The one that is clearly quicker than the first, else the first. They take turns; the best time of each counts."""
     best_s = dict.fromkeys(ways, float("inf"))
     for turn in range(ROUNDS + 1):
         for name, way in ways.items():

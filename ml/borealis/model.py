@@ -27,11 +27,7 @@ logger = logging.getLogger("BorealisModel")
 
 
 class BorealisModel:
-    """A loaded checkpoint on one device; not for use by several threads at once.
-
-    `transcribe_batch` is the whole way through; the steps it is made of are public for an engine to rearrange:
-    `features`, `encode`, `prompt_embeddings`, `embed`, `generate`, `decode`, and the parts `language_model`, `lm_head`.
-    """
+    """A loaded checkpoint on one device; not for use by several threads at once."""
 
     def __init__(
         self,
@@ -75,17 +71,13 @@ class BorealisModel:
 
     @property
     def encoder_workers(self) -> int:
-        """Passes of the encoder that may go on beside each other."""
+        """Chunks that the encoder computes in parallel."""
         return torch.get_num_threads() if self.encoder else 1
 
     @property
     def do_sample(self) -> bool:
-        """Whether texts are drawn rather than decoded greedily."""
+        """Whether texts are sampled rather than decoded greedily."""
         return self.options.do_sample
-
-    def transcribe_batch(self, waveforms: Sequence[Waveform]) -> list[str]:
-        """The text of each chunk; raises ValueError if one is longer than 30 s."""
-        return self.decode(self.generate(self.embed(self.encode(self.features(waveforms))))) if waveforms else []
 
     def features(self, waveforms: Sequence[Waveform]) -> torch.Tensor:
         """Log-mel features (B, 128, 3000) float32 of chunks of any length up to 30 s."""
@@ -98,8 +90,8 @@ class BorealisModel:
         if self.encoder is not None:
             embeddings: torch.Tensor = self.encoder(features)
             return embeddings
-        groups = torch.split(features, ENCODER_BATCH[self.device.type])
-        found = [self.network.get_audio_features(group).pooler_output for group in groups]  # (b * 375, H)
+        batches = torch.split(features, ENCODER_BATCH[self.device.type])
+        found = [self.network.get_audio_features(batch).pooler_output for batch in batches]  # (b * 375, H)
         return torch.cat(found).reshape(len(features), -1, found[0].shape[-1])  # (B, 375, H)
 
     def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
@@ -107,7 +99,7 @@ class BorealisModel:
         return self.encode(self.log_mel(waveforms))
 
     def make_decoder(self, slots: int) -> SlotDecoder | GraphedDecoder:
-        """A decoder of `slots` chunks side by side; on CUDA its steps are captured as graphs."""
+        """A decoder of `slots` rows; on CUDA its steps are captured as graphs."""
         audio = self.network.config.audio_config  # 4 frames of hidden_size side by side are intermediate_size wide
         audio_length = audio.max_source_positions * audio.hidden_size // audio.intermediate_size  # 375
         decoder = SlotDecoder(self.network, *self.prompt_embeddings(), audio_length, self.options, slots)
@@ -125,26 +117,6 @@ class BorealisModel:
         """The prompt before (1, P, H) and after (1, S, H) the audio."""
         embedding = self.network.get_input_embeddings()
         return embedding(self._prefix_ids), embedding(self._suffix_ids)
-
-    @torch.inference_mode()
-    def embed(self, audio: torch.Tensor) -> torch.Tensor:
-        """The whole input of the language model (B, P + 375 + S, H): the prompt around `audio` (B, 375, H)."""
-        prefix, suffix = self.prompt_embeddings()
-        return torch.cat([prefix.expand(len(audio), -1, -1), audio, suffix.expand(len(audio), -1, -1)], dim=1)
-
-    @torch.inference_mode()
-    def generate(self, inputs: torch.Tensor) -> torch.Tensor:
-        """New token ids (B, N) after `inputs` (B, T, H), by transformers' own generate().
-
-        Sampling starts from the options' seed every time and leaves torch's global generators as they were.
-        """
-        mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=self.device)  # every chunk is 30 s: no padding
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices, enabled=self.options.do_sample):
-            if self.options.do_sample:
-                torch.manual_seed(self.options.seed)
-            ids: torch.Tensor = self.network.generate(inputs_embeds=inputs, attention_mask=mask)
-        return ids
 
     def decode(self, ids: torch.Tensor | Sequence[Sequence[int]]) -> list[str]:
         """The text of each row of token ids, without special tokens."""

@@ -6,9 +6,9 @@ from typing import Protocol
 
 import torch
 
-from ml.borealis.cuda import Readback, Staged, make_readback, make_stager
 from ml.borealis.features import N_SAMPLES
 from ml.borealis.model import ENCODER_BATCH
+from ml.borealis.transfer import AudioBatch, Readback, make_batch_encoder, make_readback
 from ml.engine.continuous import ContinuousScheduler, Sequence
 from ml.engine.engine import QUEUE_CAPACITY, Engine
 from ml.interfaces import Waveform
@@ -43,7 +43,7 @@ class Model(Protocol):
 
     @property
     def encoder_workers(self) -> int:
-        """Passes of the encoder that may go on beside each other."""
+        """Chunks that the encoder computes in parallel."""
 
     @property
     def do_sample(self) -> bool:
@@ -70,18 +70,18 @@ class BorealisRunner:
         self.max_chunk_samples = N_SAMPLES
         self.logger = logging.getLogger("BorealisModel")
         self._model = model
-        self._stager = make_stager(model.audio_embeddings, device, self.encoder_batch)
+        self._encoder = make_batch_encoder(model.audio_embeddings, device, self.encoder_batch)
         self._decoder = model.make_decoder(slots)
         self._readback: Readback[list[tuple[int, Sequence]]] = make_readback(device, slots)  # (column, sequence)
 
-    def encode(self, waveforms: list[Waveform]) -> Staged:
+    def encode(self, waveforms: list[Waveform]) -> AudioBatch:
         """See ModelRunner."""
-        return self._stager.stage(waveforms)
+        return self._encoder.encode(waveforms)
 
-    def prefill(self, sequences: list[Sequence], rows: list[int], batch: Staged) -> None:
+    def prefill(self, sequences: list[Sequence], rows: list[int], batch: AudioBatch) -> None:
         """See ModelRunner."""
         seeds = [self._seed_of(sequence) for sequence in sequences]
-        tokens = self._decoder.prefill(rows, batch.settle(), seeds)
+        tokens = self._decoder.prefill(rows, batch.wait(), seeds)
         self._readback.put(tokens, list(enumerate(sequences)))
 
     def step(self, sequences: list[Sequence]) -> None:
@@ -110,7 +110,7 @@ class BorealisRunner:
 
     def clear(self) -> None:
         """See ModelRunner."""
-        self._readback.forget()
+        self._readback.clear()
 
     def complete(self, sequences: list[Sequence]) -> list[Completion]:
         """See ModelRunner."""

@@ -1,4 +1,4 @@
-"""Picks the next token of every slot on the device: greedily, or as the model card samples."""
+"""Choose the next token of every row on the device: greedily, or as the model card samples."""
 
 from collections.abc import Sequence
 
@@ -10,25 +10,25 @@ SEED_STRIDE = 0x9E3779B1  # 2**32 over the golden ratio: seeds side by side end 
 
 
 class Sampler:
-    """Greedy choice, or temperature → top-k → top-p with random numbers that belong to the chunk, not to the batch.
+    """Greedy choice, or temperature → top-k → top-p with the sequence's own random numbers.
 
-    The order of the filters is that of transformers' generate(). A chunk's numbers are drawn when it takes its slot,
-    from its own seed and the options', so that its text does not depend on which chunks it shares the batch with.
+    The order of the filters is that of transformers' generate(). A sequence's numbers are drawn when it takes its row,
+    from its own seed and the options', so that its text does not depend on the other sequences of the batch.
     """
 
     def __init__(self, options: GenerationOptions, slots: int, device: torch.device) -> None:
         self._options = options
-        self._uniform = torch.zeros(slots, options.max_new_tokens, device=device)  # one number a slot and a token
+        self._uniform = torch.zeros(slots, options.max_new_tokens, device=device)  # one number a row and token
         self._sampled = torch.zeros(slots, dtype=torch.bool, device=device)
         self._seeded = [False] * slots  # the same on the host
 
     @property
     def any_row_sampled(self) -> bool:
-        """Whether single slots are sampled although the options are greedy."""
+        """Whether single rows are sampled although the options are greedy."""
         return not self._options.do_sample and any(self._seeded)
 
-    def seat(self, rows: list[int], seeds: Sequence[int | None]) -> None:
-        """Draws the random numbers of the chunks that take the slots `rows`; a seed of None is for greedy choice."""
+    def assign(self, rows: list[int], seeds: Sequence[int | None]) -> None:
+        """Draw the random numbers of the sequences that take `rows`; a seed of None is for greedy choice."""
         for row, seed in zip(rows, seeds, strict=True):
             if self._seeded[row] or seed is not None:
                 self._sampled[row] = seed is not None
@@ -41,22 +41,22 @@ class Sampler:
             self._uniform[row].copy_(drawn)
 
     def move(self, row: int, to: int) -> None:
-        """The chunk in the slot `row` goes on in the slot `to`."""
+        """Copy the state of `row` to `to`."""
         self._uniform[to] = self._uniform[row]
         self._sampled[to] = self._sampled[row]
         self._sampled[row] = False
         self._seeded[to], self._seeded[row] = self._seeded[row], False
 
-    def pick(self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """The next tokens (n,) for `logits` (n, V) of the slots `rows` (n,) that have `counts` (n,) tokens so far."""
+    def sample(self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """The next tokens (n,) for `logits` (n, V) of `rows` (n,), which have `counts` (n,) tokens so far."""
         if self._options.do_sample:
-            return self._sample(logits, rows, counts)
+            return self._draw(logits, rows, counts)
         greedy = logits.argmax(dim=-1)
         if not self.any_row_sampled:
             return greedy
-        return torch.where(self._sampled[rows], self._sample(logits, rows, counts), greedy)
+        return torch.where(self._sampled[rows], self._draw(logits, rows, counts), greedy)
 
-    def _sample(self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    def _draw(self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         scaled = logits.float() / self._options.temperature
         top, tokens = scaled.topk(min(self._options.top_k, scaled.shape[-1]), dim=-1)  # (n, k), descending
         probabilities = top.softmax(dim=-1)

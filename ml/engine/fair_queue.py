@@ -1,4 +1,4 @@
-"""A bounded line of work in which every recording has its turn."""
+"""A bounded queue that serves recordings in turn."""
 
 import threading
 from collections import OrderedDict, deque
@@ -9,16 +9,17 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """Takes in turn from every recording that waits, the oldest item of each first.
+    """One item of each recording in turn, the oldest item of a recording first.
 
-    A new recording goes before the one that has just had its turn, but only one each turn, or that one would starve.
-    `put` blocks while its recording has `capacity` items waiting; other recordings are not held back.
+    A recording that joins goes before the one that has just been served, but only one each turn, or that one would
+    starve. `put` blocks while its recording has `capacity` items waiting; other recordings are not held back.
     """
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity  # items an recording_id may have waiting
-        self._lines: OrderedDict[Hashable, deque[T]] = OrderedDict()  # the recording_id whose turn it is comes first
-        self._just_served: set[Hashable] = set()  # the recording_id that a newcomer may overtake, if any
+        self._capacity = capacity  # items that one recording may have waiting
+        self._lines: OrderedDict[Hashable, deque[T]] = OrderedDict()  # by recording; the next to serve comes first
+        self._just_served: Hashable | None = None  # the recording that a new one may overtake, where _can_overtake
+        self._can_overtake = False
         self._closed = False
         self._changed = threading.Condition()
 
@@ -27,17 +28,17 @@ class FairQueue(Generic[T]):
             return sum(map(len, self._lines.values()))
 
     def snapshot(self) -> list[T]:
-        """Those who wait at this moment, recording_id by recording_id."""
+        """Items waiting now, recording by recording."""
         with self._changed:
             return [item for line in self._lines.values() for item in line]
 
     def recording_ids(self) -> set[Hashable]:
-        """Those who have something waiting."""
+        """Recordings that have items waiting."""
         with self._changed:
             return set(self._lines)
 
     def put(self, recording_id: Hashable, item: T) -> bool:
-        """Wait for room in the recording's queue and add `item`; return False if the queue was closed meanwhile."""
+        """Wait for room in the recording's line and add `item`; return False if the queue was closed meanwhile."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._lines.get(recording_id, ())) < self._capacity)
             if self._closed:
@@ -60,23 +61,8 @@ class FairQueue(Generic[T]):
                 self._changed.notify_all()
             return taken
 
-    def _join(self, recording_id: Hashable) -> None:
-        self._lines[recording_id] = deque()
-        for overtaken in self._just_served & self._lines.keys():
-            self._lines.move_to_end(overtaken)
-        self._just_served.clear()
-
-    def _take_one(self) -> T:
-        recording_id, line = self._lines.popitem(last=False)
-        item = line.popleft()
-        self._just_served.clear()
-        if line:
-            self._lines[recording_id] = line  # to the end: everybody else comes first
-            self._just_served.add(recording_id)
-        return item
-
     def discard(self, recording_id: Hashable, item: T) -> bool:
-        """Removes `item`; False if it was no longer waiting."""
+        """Remove `item`; return False if it was not waiting."""
         with self._changed:
             line = self._lines.get(recording_id, deque())
             if item not in line:
@@ -88,10 +74,25 @@ class FairQueue(Generic[T]):
             return True
 
     def close(self) -> list[T]:
-        """Lets nobody in any more and hands over those who were waiting."""
+        """Accept no more items, end all waiting, and return the items that were waiting."""
         with self._changed:
             self._closed = True
             left = [item for line in self._lines.values() for item in line]
             self._lines.clear()
             self._changed.notify_all()
             return left
+
+    def _join(self, recording_id: Hashable) -> None:
+        self._lines[recording_id] = deque()
+        if self._can_overtake and self._just_served in self._lines:
+            self._lines.move_to_end(self._just_served)
+        self._can_overtake = False
+
+    def _take_one(self) -> T:
+        recording_id, line = self._lines.popitem(last=False)
+        item = line.popleft()
+        self._can_overtake = bool(line)
+        if line:
+            self._lines[recording_id] = line  # to the end: all other recordings come first
+            self._just_served = recording_id
+        return item

@@ -78,7 +78,7 @@ def test_a_call_cancelled_in_a_batch_leaves_it_and_its_mates_are_right(
 ) -> None:
     recognised = model.engine.stats.chunks
     calls = begin_together(house, model, 2, 3, 4, length=30)
-    steps = len(model.asked("step"))
+    steps = len(model.calls("step"))
 
     def cancel() -> None:
         calls[2].cancel()
@@ -91,7 +91,7 @@ def test_a_call_cancelled_in_a_batch_leaves_it_and_its_mates_are_right(
             assert call.cancelled()
         else:
             assert_says(call, number, length)
-    assert any({2, 3, 4} <= set(numbers) for numbers in model.asked("step")[steps:])  # it was seated with its mates
+    assert any({2, 3, 4} <= set(numbers) for numbers in model.calls("step")[steps:])  # it was seated with its mates
     assert model.engine.stats.chunks == recognised + 3  # and never came to its end
 
 
@@ -121,7 +121,7 @@ def test_one_poisoned_recording_in_a_batch_fails_and_its_mates_are_right(
     for call, number, length in zip(calls, (1, 2, POISON, 4), (3, 9, 9, 9), strict=True):
         if number != POISON:
             assert_says(call, number, length)
-    assert any(POISON in numbers and len(numbers) > 1 for numbers in model.asked(stage)) or stage == "decode"
+    assert any(POISON in numbers and len(numbers) > 1 for numbers in model.calls(stage)) or stage == "decode"
     response = calls[2].result(timeout=PATIENCE_S)
     assert not response.success and response.transcript == ""
     assert dict(calls[2].trailing_metadata())["x-error-code"] == "RECOGNITION_FAILED"
@@ -130,18 +130,18 @@ def test_one_poisoned_recording_in_a_batch_fails_and_its_mates_are_right(
 @row(40)
 def test_a_batch_too_large_for_the_memory_is_halved_and_all_succeed(house: ServerHarness, model: ScriptedModel) -> None:
     calls = begin_together(house, model, 2, 3, 4, 5)
-    model.largest_group = 1
+    model.largest_batch = 1
     model.gate.set()
     for number, call in enumerate(calls, start=1):
         assert_says(call, number)
-    assert any(len(numbers) > 1 for numbers in model.asked("encode"))  # there was a batch
+    assert any(len(numbers) > 1 for numbers in model.calls("encode"))  # there was a batch
 
 
 @row(41)
 def test_a_recording_too_large_for_the_memory_by_itself_is_refused(house: ServerHarness, model: ScriptedModel) -> None:
-    model.largest_group = 0
+    model.largest_batch = 0
     assert_refused(house.both(spoken(2)), "RECOGNITION_FAILED")
-    model.largest_group = 10
+    model.largest_batch = 10
 
 
 def rest_of(updates: Any) -> list[int]:

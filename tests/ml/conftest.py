@@ -1,16 +1,16 @@
-"""One small random checkpoint for all tests of the model, and the paces a device may go at."""
+"""One small random checkpoint for all tests of the model, and the paces of a device."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from ml.borealis import runner as batching
+from ml.borealis import runner as runner_module
 from ml.borealis.checkpoint import Checkpoint, prepare_checkpoint
 from ml.borealis.config import GenerationOptions
 from ml.borealis.model import BorealisModel
 from tests.support.checkpoints import HandMade, build_hand_made, save_upstream
-from tests.support.fake_models import FakeModel, LateReadback, LateStager
+from tests.support.fake_models import FakeModel, LateEncoder, LateReadback
 from tests.support.reference import Alone, decode_alone
 
 
@@ -37,7 +37,7 @@ def model(converted: Checkpoint) -> BorealisModel:
 
 @pytest.fixture(scope="session")
 def alone(converted: Checkpoint) -> Alone:
-    """Chunks and what transformers' generate() says of each alone."""
+    """Chunks and what transformers' generate() gives for each alone."""
     return decode_alone(converted.path)
 
 
@@ -48,20 +48,20 @@ def fake() -> FakeModel:
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group may be let in before every step, as on CUDA; a group is one chunk, as on the CPU."""
-    monkeypatch.setitem(batching.STEPS_BETWEEN_BATCHES, "cpu", 0)
+    """An encoder batch may start before every step, as on CUDA; it is one chunk, as on the CPU."""
+    monkeypatch.setitem(runner_module.STEPS_BETWEEN_BATCHES, "cpu", 0)
 
 
 @pytest.fixture
-def in_groups(monkeypatch: pytest.MonkeyPatch, unhurried: None) -> None:
+def in_batches(monkeypatch: pytest.MonkeyPatch, unhurried: None) -> None:
     """Up to five chunks are encoded together, as on CUDA."""
-    monkeypatch.setattr(batching, "ENCODER_BATCH", {"cpu": 5})
+    monkeypatch.setattr(runner_module, "ENCODER_BATCH", {"cpu": 5})
 
 
 @pytest.fixture(params=["at once", "late"])
 def device_pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, unhurried: None) -> str:
-    """Whether work is done when it is asked for, as on the CPU, or behind the host's back, as on CUDA."""
+    """Whether work is done within the call, as on the CPU, or later, as on CUDA."""
     if request.param == "late":
-        monkeypatch.setattr(batching, "make_stager", lambda prepare, device, group: LateStager(prepare))
-        monkeypatch.setattr(batching, "make_readback", lambda device, slots: LateReadback())
+        monkeypatch.setattr(runner_module, "make_batch_encoder", lambda encode, *_: LateEncoder(encode))
+        monkeypatch.setattr(runner_module, "make_readback", lambda device, slots: LateReadback())
     return str(request.param)

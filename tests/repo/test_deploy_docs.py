@@ -17,7 +17,7 @@ OPERATIONS, SECURITY = PROJECT_ROOT / "docs" / "operations.md", PROJECT_ROOT / "
 PAPERS = (OPERATIONS, SECURITY)
 SETTINGS = {name.upper() for name in Settings.model_fields}
 # Variables, but not the service's.
-NO_SETTINGS = {"HF_HOME", "TMPDIR", "DEVICE", "CPU_BASE", "CUDA_BASE", *heap.SETTINGS}
+NO_SETTINGS = {"HF_HOME", "TMPDIR", "DEVICE", "CPU_BASE", "CUDA_BASE", *heap.MALLOC_OPTIONS}
 
 
 def in_backticks(paper: Path) -> list[str]:

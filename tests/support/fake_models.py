@@ -1,4 +1,4 @@
-"""Stand-ins at the engine's edges: a model that says its chunk's number, and a device that answers late."""
+"""Fakes at the engine's edges: a model whose text is its chunk's number, and a device that answers late."""
 
 import threading
 from collections import deque
@@ -10,36 +10,36 @@ from typing import Any
 import numpy as np
 import torch
 
-from ml.borealis.cuda import HostStager
 from ml.borealis.runner import make_engine
+from ml.borealis.transfer import HostEncoder
 from ml.engine.engine import Engine
 from ml.interfaces import Waveform
 from ml.transcript import Completion
+from tests.support.waiting import HANG_LIMIT_S
 
-PATIENCE_S = 20
 POISON = 666
 END = -1  # the fake model's end of text
 FACTOR = 1000  # token = number * FACTOR + place
 
 
 def chunk(number: int, length: int = 3) -> Waveform:
-    """A chunk of which the fake model says `length` tokens of `number`."""
+    """A chunk of which the fake model decodes `length` tokens of `number`."""
     return np.array([number, length], np.float32)
 
 
 def text(number: int, length: int = 3) -> str:
-    """What the fake model says of chunk(number, length)."""
+    """The fake model's text of chunk(number, length)."""
     return f"{number}: {length} tokens" if length else ""
 
 
 class FakeDecoder:
-    """Says number * 1000 + place for each place of a chunk's text, then END, in whichever row it sits."""
+    """Decodes number * 1000 + place for each place of a chunk's text, then END, in any row."""
 
     prefill_length = 10
 
     def __init__(self, model: "FakeModel", slots: int) -> None:
         self._model = model
-        self._left: list[list[int]] = [[] for _ in range(slots)]  # tokens still to say, END included
+        self._left: list[list[int]] = [[] for _ in range(slots)]  # tokens left to decode, END included
 
     def prefill(self, rows: list[int], audio: torch.Tensor, seeds: list[int]) -> torch.Tensor:
         spoken = audio[:, 0].int().tolist()
@@ -63,7 +63,7 @@ class FakeDecoder:
 
 
 class FakeModel:
-    """Says of a chunk its number, over and over. `gate` holds the encoder back; `log` keeps what was asked of it.
+    """Decodes a chunk's number, over and over. `gate` holds the encoder back; `log` keeps the calls.
 
     `poisoned` is the stage that breaks down with `error` over chunk POISON; `at_step[n]` runs just before step n.
     """
@@ -79,10 +79,10 @@ class FakeModel:
         self.gate.set()
         self.at_work = threading.Event()
         self.log: list[tuple[str, list[int]]] = []
-        self.rows: list[tuple[int, int]] = []  # number and row of each chunk seated
+        self.rows: list[tuple[int, int]] = []  # number and row of each prefill
         self.threads: set[int] = set()
         self.at_step: dict[int, Callable[[], object]] = {}
-        self.largest_group = 10**6
+        self.largest_batch = 10**6
         self.poisoned = "nothing"
         self.error: BaseException = RuntimeError("poisoned")
 
@@ -90,19 +90,19 @@ class FakeModel:
         self.threads.add(threading.get_ident())
         self.log.append((stage, numbers))
         if stage == "step":
-            self.at_step.pop(len(self.asked("step")), lambda: None)()
+            self.at_step.pop(len(self.calls("step")), lambda: None)()
         if stage == self.poisoned and POISON in numbers:
             raise self.error
-        if stage in ("encode", "prefill") and len(numbers) > self.largest_group:
+        if stage in ("encode", "prefill") and len(numbers) > self.largest_batch:
             raise torch.OutOfMemoryError("too large")
 
-    def asked(self, stage: str) -> list[list[int]]:
+    def calls(self, stage: str) -> list[list[int]]:
         """The chunks' numbers at each call of `stage`."""
-        return [numbers for asked, numbers in self.log if asked == stage]
+        return [numbers for name, numbers in self.log if name == stage]
 
     def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
         self.at_work.set()
-        assert self.gate.wait(PATIENCE_S)
+        assert self.gate.wait(HANG_LIMIT_S)
         self.enter("encode", [int(number) for number in waveforms[:, 0]])
         return waveforms[:, None, :2].clone()  # (B, 1, 2)
 
@@ -111,9 +111,9 @@ class FakeModel:
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         self.enter("decode", [row[0] // FACTOR if row else END for row in ids])
-        return [self._say(row) for row in ids]
+        return [self._text_of(row) for row in ids]
 
-    def _say(self, tokens: Sequence[int]) -> str:
+    def _text_of(self, tokens: Sequence[int]) -> str:
         number = tokens[0] // FACTOR if tokens else 0
         if list(tokens) != [number * FACTOR + place for place in range(len(tokens))]:
             return f"garbled: {tokens}"
@@ -121,7 +121,7 @@ class FakeModel:
 
 
 class LateReadback:
-    """Hands tokens out only when `DEPTH` more steps are under way, as a device does that runs behind its host."""
+    """Returns tokens only when `DEPTH` more steps are under way, as a device does that runs behind its host."""
 
     DEPTH = 3
 
@@ -134,12 +134,12 @@ class LateReadback:
     def get(self) -> list[tuple[list[int], Any]]:
         return [self._pending.popleft() for _ in range(len(self._pending) - self.DEPTH)]
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         self._pending.clear()
 
 
-class LateStaged:
-    """Ready at the third time of asking."""
+class LateBatch:
+    """Ready when asked for the third time."""
 
     def __init__(self, audio: torch.Tensor) -> None:
         self._audio = audio
@@ -149,18 +149,18 @@ class LateStaged:
         self._asked += 1
         return self._asked > 2
 
-    def settle(self) -> torch.Tensor:
+    def wait(self) -> torch.Tensor:
         return self._audio
 
 
-class LateStager:
-    """Encodes beside the decode steps, as far as the engine can tell."""
+class LateEncoder:
+    """Encodes beside the decode steps, as far as the scheduler can tell."""
 
     def __init__(self, prepare: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self._stager = HostStager(prepare)
+        self._host = HostEncoder(prepare)
 
-    def stage(self, waveforms: Sequence[Waveform]) -> LateStaged:
-        return LateStaged(self._stager.stage(waveforms).settle())
+    def encode(self, waveforms: Sequence[Waveform]) -> LateBatch:
+        return LateBatch(self._host.encode(waveforms).wait())
 
 
 @contextmanager
@@ -169,7 +169,7 @@ def busy_engine(fake: FakeModel, slots: int = 4, queue_capacity: int = 64) -> It
     fake.gate.clear()
     with make_engine(fake, slots, queue_capacity) as engine:
         engine.submit(chunk(0, 1), recording_id="the first")
-        assert fake.at_work.wait(PATIENCE_S)
+        assert fake.at_work.wait(HANG_LIMIT_S)
         try:
             yield engine
         finally:
@@ -177,7 +177,7 @@ def busy_engine(fake: FakeModel, slots: int = 4, queue_capacity: int = 64) -> It
 
 
 def texts_of(futures: Sequence["Future[Completion]"]) -> list[str]:
-    return [future.result(PATIENCE_S).text for future in futures]
+    return [future.result(HANG_LIMIT_S).text for future in futures]
 
 
 def in_background(work: Callable[[], object]) -> "Future[object]":

@@ -1,4 +1,4 @@
-"""What transformers' generate() says of each of a dozen chunks alone: what decoding them together must equal."""
+"""Tokens of a dozen chunks, each alone through transformers' generate(): decoding them together must give the same."""
 
 import random
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ml.benchmarks.reference import embed, generate
 from ml.borealis.config import GenerationOptions
 from ml.borealis.decoder import SlotDecoder
 from ml.borealis.model import BorealisModel
@@ -71,7 +72,7 @@ def decode_alone(path: Path) -> Alone:
     options = GenerationOptions(max_new_tokens=MAX_NEW_TOKENS)
     model = BorealisModel.load(path, torch.device("cpu"), torch.float32, options)
     audio = 2.4 * torch.randn(CHUNKS, AUDIO_LENGTH, HIDDEN, generator=torch.Generator().manual_seed(0))
-    whole: list[list[int]] = [model.generate(model.embed(chunk[None]))[0].tolist() for chunk in audio]
+    whole: list[list[int]] = [generate(model, embed(model, chunk[None]))[0].tolist() for chunk in audio]
 
     def until(end: int) -> list[list[int]]:
         return [row[: row.index(end)] if end in row else row for row in whole]
@@ -83,7 +84,7 @@ def decode_alone(path: Path) -> Alone:
 
 
 def prefill(decoder: Decoder, alone: Alone, chunks: dict[int, int]) -> dict[int, list[int]]:
-    """Seats chunks, given as {row: chunk}, in one group; their first tokens by row."""
+    """Prefill chunks, given as {row: chunk}, in one batch; return their first tokens by row."""
     rows = list(chunks)
     tokens = decoder.prefill(rows, alone.audio[[chunks[row] for row in rows]].to(alone.device), [None] * len(rows))
     return {row: [token] for row, token in zip(rows, tokens.tolist(), strict=True)}
@@ -92,7 +93,7 @@ def prefill(decoder: Decoder, alone: Alone, chunks: dict[int, int]) -> dict[int,
 def step_to_the_end(
     decoder: Decoder, alone: Alone, said: dict[int, list[int]], length: int = 0
 ) -> dict[int, list[int]]:
-    """Steps all of `said` until each has ended; their tokens, ends not included. `length` is as a bucket gives it."""
+    """Step all rows of `said` until each has ended; return their tokens without ends. `length` is a bucket's."""
     for place in range(1, MAX_NEW_TOKENS):
         for row, token in enumerate(decoder.step(max(said) + 1, length or decoder.prefill_length + place).tolist()):
             if row in said:
@@ -102,26 +103,26 @@ def step_to_the_end(
 
 
 def come_and_go(decoder: Decoder, alone: Alone, dice: random.Random, slots: int) -> None:
-    """Seats chunks in groups of any size in any rows, steps and moves them, takes some away; checks every token."""
+    """Prefill chunks in batches of any size into any rows, step, move and evict them; check every token."""
     to_come = dice.sample(range(CHUNKS), CHUNKS)
     chunk_in: dict[int, int] = {}  # row: chunk
     said: dict[int, list[int]] = {}
     whole = 0
     while to_come or chunk_in:
         free = [row for row in range(slots) if row not in chunk_in]
-        group = min(len(free), len(to_come), dice.choice([0, 0, 1, 2, 3]))
-        if group:
-            seated = dict(zip(dice.sample(free, group), to_come, strict=False))
-            del to_come[:group]
-            chunk_in |= seated
-            said |= prefill(decoder, alone, seated)
+        count = min(len(free), len(to_come), dice.choice([0, 0, 1, 2, 3]))
+        if count:
+            admitted = dict(zip(dice.sample(free, count), to_come, strict=False))
+            del to_come[:count]
+            chunk_in |= admitted
+            said |= prefill(decoder, alone, admitted)
         elif free and chunk_in and dice.random() < 0.1:
             row, to = dice.choice(list(chunk_in)), dice.choice(free)
             decoder.move(row, to)
             chunk_in[to], said[to] = chunk_in.pop(row), said.pop(row)
         elif chunk_in:
             furthest = decoder.prefill_length + max(len(said[row]) for row in chunk_in)
-            longer = dice.choice([0, 0, 5, 1000])  # a bucket may be longer than anybody needs
+            longer = dice.choice([0, 0, 5, 1000])  # a bucket may be longer than any row needs
             for row, token in enumerate(decoder.step(max(chunk_in) + 1, furthest + longer).tolist()):
                 if row in chunk_in:
                     said[row].append(token)
@@ -129,7 +130,7 @@ def come_and_go(decoder: Decoder, alone: Alone, dice: random.Random, slots: int)
             expected = [*alone.tokens[index], alone.model.eos_id][:MAX_NEW_TOKENS]
             assert said[row] == expected[: len(said[row])]
             at_its_end = len(said[row]) == len(expected)
-            if at_its_end or dice.random() < 0.01:  # or nobody wants it any more
+            if at_its_end or dice.random() < 0.01:  # or is cancelled
                 whole += at_its_end
                 del chunk_in[row], said[row]
     assert whole > CHUNKS / 2

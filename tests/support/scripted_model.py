@@ -1,4 +1,4 @@
-"""A model for the real engine that does as the recording tells it: to speak, or to break down in some way."""
+"""A model for the real engine whose behaviour the recording sets: a text, or a way to break down."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ def spoken(number: int, length: int = 3, duration_s: float = 0.5) -> bytes:
 class ScriptedModel(FakeModel):
     """FakeModel for recordings that have come over the wire. STICKY breaks the device for good."""
 
-    engine: Engine  # whoever runs it
+    engine: Engine  # the engine that runs it
     broken = False
 
     def enter(self, stage: str, numbers: list[int]) -> None:

@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ml.benchmarks.reference import transcribe_batch
 from ml.borealis import cuda as graphs
 from ml.borealis.checkpoint import Checkpoint
 from ml.borealis.config import GenerationOptions
-from ml.borealis.cuda import CudaReadback, CudaStager, GraphedDecoder, HostStager
+from ml.borealis.cuda import GraphedDecoder
 from ml.borealis.features import LogMel
 from ml.borealis.model import BorealisModel
 from ml.borealis.runner import BorealisRunner, make_engine
+from ml.borealis.transfer import AsyncEncoder, CudaReadback, HostEncoder
 from ml.engine.continuous import ContinuousScheduler
 from ml.engine.request import Request
 from tests.support.checkpoints import tone
@@ -43,7 +45,7 @@ def device() -> torch.device:
 
 @pytest.fixture
 def true_float32() -> Iterator[None]:
-    """No short cuts in the encoder's convolutions; matrix products take none unless told to."""
+    """Full precision in the encoder's convolutions; matrix products have it by default."""
     torch.backends.cudnn.allow_tf32 = False
     yield
     torch.backends.cudnn.allow_tf32 = True
@@ -72,41 +74,41 @@ def sleep(device: torch.device) -> None:
 
 @pytest.fixture
 def no_hidden_waiting() -> Iterator[None]:
-    """Whatever makes the host wait for the device raises."""
+    """Every call that makes the host wait for the device raises."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     yield
     torch.cuda.set_sync_debug_mode("default")
 
 
-def test_staging_through_pinned_buffers_equals_staging_on_the_host(device: torch.device) -> None:
-    stager, reference = CudaStager(LogMel(device), device, 4), HostStager(LogMel(CPU))
-    groups = [[tone(100 * (size + place), 0.3 + 7 * place) for place in range(size)] for size in (4, 1, 3, 4, 2)]
-    under_way = [stager.stage(sounds) for sounds in groups]  # more groups than buffers
-    for sounds, staged in zip(groups, under_way, strict=True):
-        features = staged.settle()
-        torch.testing.assert_close(features.cpu(), reference.stage(sounds).settle(), atol=1e-4, rtol=0)
-        assert staged.is_ready()
+def test_encoding_through_pinned_buffers_equals_encoding_on_the_host(device: torch.device) -> None:
+    encoder, reference = AsyncEncoder(LogMel(device), device, 4), HostEncoder(LogMel(CPU))
+    batches = [[tone(100 * (size + place), 0.3 + 7 * place) for place in range(size)] for size in (4, 1, 3, 4, 2)]
+    under_way = [encoder.encode(sounds) for sounds in batches]  # more batches than buffers
+    for sounds, batch in zip(batches, under_way, strict=True):
+        features = batch.wait()
+        torch.testing.assert_close(features.cpu(), reference.encode(sounds).wait(), atol=1e-4, rtol=0)
+        assert batch.is_ready()
 
 
-def test_staging_does_not_hold_up_the_host_and_holds_up_who_uses_it(device: torch.device) -> None:
-    naps = iter([1, A_WHILE])
+def test_encoding_makes_later_work_of_the_device_wait_and_not_the_host(device: torch.device) -> None:
+    delays = iter([1, A_WHILE])
 
     def prepare(waveforms: torch.Tensor) -> torch.Tensor:
-        torch.cuda._sleep(next(naps))
+        torch.cuda._sleep(next(delays))
         return waveforms * 2.0
 
-    stager = CudaStager(prepare, device, 1)
+    encoder = AsyncEncoder(prepare, device, 1)
     sound = tone(440, 1)
-    first = stager.stage([sound]).settle() + 1.0  # loading a kernel for its first use may wait for the device
+    first = encoder.encode([sound]).wait() + 1.0  # loading a kernel for its first use may wait for the device
     torch.cuda.synchronize(device)
-    staged = stager.stage([sound])
-    assert not staged.is_ready()
-    used = staged.settle() + 1.0  # on the current stream, which waits on the device
-    assert not staged.is_ready()
+    batch = encoder.encode([sound])
+    assert not batch.is_ready()
+    used = batch.wait() + 1.0  # on the current stream, which waits on the device
+    assert not batch.is_ready()
     torch.testing.assert_close(used[0, : len(sound)].cpu(), torch.from_numpy(sound) * 2 + 1, atol=1e-6, rtol=0)
     assert torch.equal(used, first)
-    assert staged.is_ready()
+    assert batch.is_ready()
 
 
 def test_tokens_are_read_in_order_though_each_step_overwrites_the_last(device: torch.device) -> None:
@@ -136,7 +138,7 @@ def test_what_is_forgotten_does_not_arrive_and_leaves_the_ring_in_order(device: 
     readback: CudaReadback[int] = CudaReadback(device, 2)
     for step in range(2):
         readback.put(torch.full((2,), step, device=device), step)
-    readback.forget()
+    readback.clear()
     torch.cuda.synchronize(device)
     assert readback.get() == []
     for step in range(2, 8):
@@ -150,7 +152,7 @@ def test_without_graphs_the_gpu_says_what_the_cpu_says(on_gpu: Alone) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_graphs_captured_on_the_way_change_nothing_for_those_seated(
+def test_graphs_captured_on_the_way_change_nothing_for_those_admitted(
     graphed: GraphedDecoder, on_gpu: Alone, seed: int
 ) -> None:
     come_and_go(graphed, on_gpu, random.Random(seed), slots=5)
@@ -168,23 +170,23 @@ def test_graphs_captured_beforehand_serve_every_step(graphed: GraphedDecoder, on
 
 def test_a_capture_leaves_tokens_positions_and_the_prompt_as_they_were(graphed: GraphedDecoder, on_gpu: Alone) -> None:
     decoder = graphed._decoder
-    seated = {0: 0, 3: 1, 4: 2}
-    said = prefill(graphed, on_gpu, seated)
+    admitted = {0: 0, 3: 1, 4: 2}
+    found = prefill(graphed, on_gpu, admitted)
     before = [decoder.tokens.clone(), decoder.positions.clone(), decoder.keys[:, :, :, : decoder.prefix_length].clone()]
     graphed.capture_all()
     after = [decoder.tokens, decoder.positions, decoder.keys[:, :, :, : decoder.prefix_length]]
     assert all(map(torch.equal, before, after))
-    assert step_to_the_end(graphed, on_gpu, said) == {row: on_gpu.tokens[index] for row, index in seated.items()}
+    assert step_to_the_end(graphed, on_gpu, found) == {row: on_gpu.tokens[index] for row, index in admitted.items()}
 
 
 def test_a_capture_may_fall_into_the_work_of_another_stream(graphed: GraphedDecoder, on_gpu: Alone) -> None:
-    said = prefill(graphed, on_gpu, {0: 0})
-    stager = CudaStager(on_gpu.model.audio_embeddings, on_gpu.device, 2)
+    found = prefill(graphed, on_gpu, {0: 0})
+    encoder = AsyncEncoder(on_gpu.model.audio_embeddings, on_gpu.device, 2)
     sounds = [tone(440, 1), tone(1000, 2)]
-    staged = stager.stage(sounds)
-    assert step_to_the_end(graphed, on_gpu, said) == {0: on_gpu.tokens[0]}
-    expected = on_gpu.model.audio_embeddings(HostStager(lambda waveforms: waveforms).stage(sounds).audio)
-    torch.testing.assert_close(staged.settle(), expected, atol=1e-4, rtol=1e-4)
+    batch = encoder.encode(sounds)
+    assert step_to_the_end(graphed, on_gpu, found) == {0: on_gpu.tokens[0]}
+    expected = on_gpu.model.audio_embeddings(HostEncoder(lambda waveforms: waveforms).encode(sounds).audio)
+    torch.testing.assert_close(batch.wait(), expected, atol=1e-4, rtol=1e-4)
 
 
 def admitted(graphed: GraphedDecoder, on_gpu: Alone, indices: list[int]) -> tuple[ContinuousScheduler, list[Request]]:
@@ -225,7 +227,7 @@ def test_the_host_runs_ahead_of_the_device(graphed: GraphedDecoder, on_gpu: Alon
 
 
 @pytest.mark.parametrize("slots", [1, 3, 8, 32])
-def test_the_engine_on_the_gpu_says_of_each_chunk_what_is_said_of_it_alone(on_gpu: Alone, slots: int) -> None:
+def test_the_engine_on_the_gpu_says_of_each_chunk_what_is_found_of_it_alone(on_gpu: Alone, slots: int) -> None:
     with make_engine(NumberedChunks(on_gpu), slots) as engine:
         for seed in range(2):
             order = random.Random(seed).sample(range(CHUNKS), CHUNKS)
@@ -250,4 +252,4 @@ def test_from_sound_to_text_the_engine_on_the_gpu_answers_as_the_model_on_the_cp
     same = BorealisModel.load(converted.path, on_gpu.device, torch.float32, model.options)
     with make_engine(same, 4) as engine:
         engine.warm_up()
-        assert texts_of([engine.submit(sound) for sound in sounds]) == model.transcribe_batch(sounds)
+        assert texts_of([engine.submit(sound) for sound in sounds]) == transcribe_batch(model, sounds)

@@ -1,13 +1,12 @@
-"""The encoder for the CPU computes what transformers' own computes, by whichever products are quickest."""
+"""The encoder for the CPU computes what transformers' own computes, by the kernels that are quickest."""
 
 import gc
 import threading
-import time
 
 import pytest
 import torch
 
-from ml.borealis import kernels as products
+from ml.borealis import kernels as kernels
 from ml.borealis.checkpoint import Checkpoint
 from ml.borealis.config import GenerationOptions
 from ml.borealis.encoder import CpuEncoder, make_encoder
@@ -15,9 +14,10 @@ from ml.borealis.kernels import AutotunedKernels, Kernels, OneDnnKernels, TorchK
 from ml.borealis.load import ModelOptions, load_engine
 from ml.borealis.model import BorealisModel
 from tests.support.checkpoints import tone
-from tests.support.fake_models import PATIENCE_S, in_background
+from tests.support.fake_models import in_background
+from tests.support.waiting import HANG_LIMIT_S
 
-WAYS = [TorchKernels(), *([OneDnnKernels()] if OneDnnKernels.is_there() else [])]
+WAYS = [TorchKernels(), *([OneDnnKernels()] if OneDnnKernels.is_available() else [])]
 SOUNDS = [tone(200, 1), tone(1000, 30), tone(3000, 0.01), tone(440, 12)]
 
 
@@ -40,7 +40,7 @@ def test_chunks_beside_each_other_are_what_each_is_alone(model: BorealisModel) -
     torch.testing.assert_close(together, torch.cat([encoder(chunk[None]) for chunk in features]), atol=1e-5, rtol=1e-5)
 
 
-def test_a_chunk_that_fails_beside_others_fails_the_group_and_leaves_the_threads_as_they_were(
+def test_a_chunk_that_fails_beside_others_fails_the_batch_and_leaves_the_threads_as_they_were(
     model: BorealisModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, threads = CpuEncoder(model.network, TorchKernels()), torch.get_num_threads()
@@ -52,10 +52,10 @@ def test_a_chunk_that_fails_beside_others_fails_the_group_and_leaves_the_threads
 
 
 def encoder_workers() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name.startswith("encoder-lane")}
+    return {thread for thread in threading.enumerate() if thread.name.startswith("encoder-worker")}
 
 
-def test_groups_are_computed_by_the_same_threads_which_go_with_the_encoder(model: BorealisModel) -> None:
+def test_batches_are_computed_by_the_same_threads_which_go_with_the_encoder(model: BorealisModel) -> None:
     others, features = encoder_workers(), model.features(SOUNDS[:2])
     encoder = CpuEncoder(model.network, TorchKernels())
     encoder(features)
@@ -66,7 +66,7 @@ def test_groups_are_computed_by_the_same_threads_which_go_with_the_encoder(model
     del encoder
     gc.collect()
     for thread in own:
-        thread.join(PATIENCE_S)
+        thread.join(HANG_LIMIT_S)
     assert not encoder_workers() & own
 
 
@@ -94,31 +94,45 @@ def test_another_activation_is_left_to_transformers(model: BorealisModel, monkey
     assert make_encoder(model.network) is None
 
 
-class Slowed(TorchKernels):
-    """torch's own products, after a nap in one of them."""
+class Clock:
+    """Stands in for the module time: only the fakes below advance it."""
 
-    def __init__(self, **naps_s: float) -> None:
-        self._naps_s = naps_s
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+class Slowed(TorchKernels):
+    """torch's own kernels; by `clock` they take as long as given."""
+
+    def __init__(self, clock: Clock, **durations_s: float) -> None:
+        self._clock = clock
+        self._durations_s = durations_s
 
     def linear_gelu(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        time.sleep(self._naps_s.get("linear", 0.0))
+        self._clock.now_s += self._durations_s.get("linear", 0.01)
         return super().linear_gelu(x, weight, bias)
 
     def attend(self, qkv: torch.Tensor, heads: int) -> torch.Tensor:
-        time.sleep(self._naps_s.get("attention", 0.0))
+        self._clock.now_s += self._durations_s.get("attention", 0.01)
         return super().attend(qkv, heads)
 
 
 @pytest.mark.parametrize("slow", ["linear", "attention"])
-def test_each_product_goes_the_way_that_wins_its_race(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
+def test_each_operation_uses_the_quicker_library(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
     other = "attention" if slow == "linear" else "linear"
-    monkeypatch.setattr(products, "TorchKernels", lambda: Slowed(**{slow: 0.2}))
-    monkeypatch.setattr(products, "OneDnnKernels", type("Other", (Slowed,), {"is_there": staticmethod(lambda: True)}))
-    monkeypatch.setattr(products.OneDnnKernels, "__init__", lambda self: Slowed.__init__(self, **{other: 0.2}))
+    clock = Clock()
+    monkeypatch.setattr(kernels, "time", clock)
+    monkeypatch.setattr(kernels, "TorchKernels", lambda: Slowed(clock, **{slow: 0.2}))
+    one_dnn = type("OneDnn", (Slowed,), {"is_available": staticmethod(lambda: True)})
+    monkeypatch.setattr(one_dnn, "__init__", lambda self: Slowed.__init__(self, clock, **{other: 0.2}))
+    monkeypatch.setattr(kernels, "OneDnnKernels", one_dnn)
     assert AutotunedKernels(300, 64, 64, 1).chosen == {slow: "oneDNN", other: "torch"}
 
 
-def test_without_onednn_torch_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_onednn_torch_computes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert AutotunedKernels(300, 64, 64, 1).chosen == {"linear": "torch", "attention": "torch"}
 
@@ -128,6 +142,6 @@ def test_the_number_of_threads_that_was_asked_for_holds_in_the_engine_s_thread(c
     options = ModelOptions(str(converted.path), converted.path.parent, device="cpu", cpu_threads=before + 1)
     try:
         with load_engine(options):
-            assert in_background(torch.get_num_threads).result(PATIENCE_S) == before + 1
+            assert in_background(torch.get_num_threads).result(HANG_LIMIT_S) == before + 1
     finally:
         torch.set_num_threads(before)

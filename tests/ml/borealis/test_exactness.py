@@ -7,6 +7,7 @@ from concurrent.futures import Future, wait
 import pytest
 import torch
 
+from ml.benchmarks.reference import embed, generate, transcribe_batch
 from ml.borealis.checkpoint import Checkpoint
 from ml.borealis.config import GenerationOptions
 from ml.borealis.decoder import SlotDecoder
@@ -14,7 +15,7 @@ from ml.borealis.model import BorealisModel
 from ml.borealis.runner import make_engine
 from ml.transcript import Completion
 from tests.support.checkpoints import HandMade, tone
-from tests.support.fake_models import PATIENCE_S, texts_of
+from tests.support.fake_models import texts_of
 from tests.support.reference import (
     CHUNKS,
     MAX_NEW_TOKENS,
@@ -26,6 +27,7 @@ from tests.support.reference import (
     prefill,
     step_to_the_end,
 )
+from tests.support.waiting import HANG_LIMIT_S
 
 
 def test_the_chunks_differ_in_their_tokens_and_lengths(alone: Alone) -> None:
@@ -39,15 +41,15 @@ def test_the_chunks_differ_in_their_tokens_and_lengths(alone: Alone) -> None:
 def test_generate_itself_ends_where_the_tokens_were_cut(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alone.model.network.generation_config, "eos_token_id", alone.model.eos_id)
     index = min(range(CHUNKS), key=lambda index: len(alone.tokens[index]))
-    whole = alone.model.generate(alone.model.embed(alone.audio[index : index + 1]))[0].tolist()
+    whole = generate(alone.model, embed(alone.model, alone.audio[index : index + 1]))[0].tolist()
     assert whole == [*alone.tokens[index], alone.model.eos_id]
 
 
 @pytest.mark.parametrize("rows", [[0], [2], [3, 0, 2], [7, 6, 5, 4, 3, 2, 1, 0], [1, 4, 6]], ids=str)
-def test_a_group_in_any_rows_says_what_each_says_alone(alone: Alone, rows: list[int]) -> None:
-    decoder, seated = alone.make_decoder(8), {row: index for index, row in enumerate(rows)}
-    said = step_to_the_end(decoder, alone, prefill(decoder, alone, seated))
-    assert said == {row: alone.tokens[index] for row, index in seated.items()}
+def test_a_batch_in_any_rows_gives_what_each_chunk_gives_alone(alone: Alone, rows: list[int]) -> None:
+    decoder, admitted = alone.make_decoder(8), {row: index for index, row in enumerate(rows)}
+    found = step_to_the_end(decoder, alone, prefill(decoder, alone, admitted))
+    assert found == {row: alone.tokens[index] for row, index in admitted.items()}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -55,30 +57,30 @@ def test_chunks_that_come_and_go_at_any_step_do_not_disturb_each_other(alone: Al
     come_and_go(alone.make_decoder(5), alone, random.Random(seed), slots=5)
 
 
-def test_nothing_of_a_longer_text_is_left_for_the_next_in_its_slot(alone: Alone) -> None:
+def test_nothing_of_a_longer_text_is_left_for_the_next_in_its_row(alone: Alone) -> None:
     long, short, other = sorted(range(CHUNKS), key=lambda index: -len(alone.tokens[index]))[:3]
     decoder = alone.make_decoder(2)
     step_to_the_end(decoder, alone, prefill(decoder, alone, {0: long, 1: other}))
     written = decoder.keys[:, :, :, decoder.prefill_length :].abs().sum(dim=(0, 2, 4))  # (2, MAX_NEW_TOKENS)
     assert (written > 0).sum() >= 2 * (MAX_NEW_TOKENS - 1)  # there is something to leak
-    decoder.keys[:, :, :, decoder.prefill_length :] *= 100.0  # and it would be heard
+    decoder.keys[:, :, :, decoder.prefill_length :] *= 100.0  # and it would change the tokens
     decoder.values[:, :, :, decoder.prefill_length :] = 1e4
     for length in (0, decoder.capacity):
-        said = step_to_the_end(decoder, alone, prefill(decoder, alone, {1: short, 0: other}), length)
-        assert said == {1: alone.tokens[short], 0: alone.tokens[other]}
+        found = step_to_the_end(decoder, alone, prefill(decoder, alone, {1: short, 0: other}), length)
+        assert found == {1: alone.tokens[short], 0: alone.tokens[other]}
 
 
-def test_a_chunk_that_turned_to_nonsense_leaves_none_for_the_next_in_its_slot(alone: Alone) -> None:
+def test_a_chunk_that_turned_to_nonsense_leaves_none_for_the_next_in_its_row(alone: Alone) -> None:
     decoder = alone.make_decoder(2)
     decoder.prefill([0, 1], torch.full_like(alone.audio[:2], torch.nan), [None, None])
     for place in range(1, MAX_NEW_TOKENS):
         decoder.step(2, decoder.prefill_length + place)
     assert decoder.values[:, :, :, decoder.prefill_length :].isnan().any()
-    said = prefill(decoder, alone, {1: 0, 0: 1})
-    assert step_to_the_end(decoder, alone, said, decoder.capacity) == {1: alone.tokens[0], 0: alone.tokens[1]}
+    found = prefill(decoder, alone, {1: 0, 0: 1})
+    assert step_to_the_end(decoder, alone, found, decoder.capacity) == {1: alone.tokens[0], 0: alone.tokens[1]}
 
 
-def test_the_prompt_s_keys_stay_as_they_were_in_every_slot(alone: Alone) -> None:
+def test_the_prompt_s_keys_stay_as_they_were_in_every_row(alone: Alone) -> None:
     decoder = alone.make_decoder(3)
     caches = (decoder.keys, decoder.values)
     before = [cache[:, :, :, : decoder.prefix_length].clone() for cache in caches]
@@ -87,7 +89,7 @@ def test_the_prompt_s_keys_stay_as_they_were_in_every_slot(alone: Alone) -> None
         torch.testing.assert_close(cache, cache[:, :1].expand_as(cache), atol=0, rtol=0)
     for chunks in ({0: 0, 1: 1, 2: 2}, {2: 3}, {1: 4, 0: 5}):
         step_to_the_end(decoder, alone, prefill(decoder, alone, chunks))
-    for _ in range(2 * MAX_NEW_TOKENS):  # slots that nobody sits in are stepped past their end
+    for _ in range(2 * MAX_NEW_TOKENS):  # vacant rows are stepped past their end
         decoder.step(3, decoder.capacity)
     for cache, kept in zip(caches, before, strict=True):
         assert torch.equal(cache[:, :, :, : decoder.prefix_length], kept)
@@ -105,7 +107,7 @@ def test_the_cache_takes_as_much_memory_as_it_says(alone: Alone, hand_made: Hand
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 8])
-def test_the_engine_says_of_each_chunk_what_is_said_of_it_alone(alone: Alone, device_pace: str, slots: int) -> None:
+def test_the_engine_gives_each_chunk_the_text_that_it_has_alone(alone: Alone, device_pace: str, slots: int) -> None:
     order = random.Random(slots).sample(range(CHUNKS), CHUNKS)
     with make_engine(NumberedChunks(alone), slots) as engine:
         futures = [engine.submit(numbered_chunk(index), recording_id=index % 3) for index in order]
@@ -118,7 +120,7 @@ def test_the_engine_s_own_pace_on_the_cpu_changes_nothing(alone: Alone) -> None:
         assert texts_of(futures) == [ids_as_text(tokens) for tokens in alone.tokens]
 
 
-def test_groups_change_nothing(alone: Alone, in_groups: None, device_pace: str) -> None:
+def test_encoder_batches_change_nothing(alone: Alone, in_batches: None, device_pace: str) -> None:
     with make_engine(NumberedChunks(alone), 7) as engine:
         futures = [engine.submit(numbered_chunk(index)) for index in range(CHUNKS)]
         assert texts_of(futures) == [ids_as_text(tokens) for tokens in alone.tokens]
@@ -126,7 +128,7 @@ def test_groups_change_nothing(alone: Alone, in_groups: None, device_pace: str) 
 
 @pytest.mark.parametrize("slots", [1, 3, 8])
 def test_cancelling_some_changes_nothing_for_the_others(
-    alone: Alone, in_groups: None, device_pace: str, slots: int
+    alone: Alone, in_batches: None, device_pace: str, slots: int
 ) -> None:
     dice = random.Random(slots)
     order = dice.sample(range(CHUNKS), CHUNKS)
@@ -135,7 +137,7 @@ def test_cancelling_some_changes_nothing_for_the_others(
     chunks.make_decoder = cancelling(chunks.make_decoder, lambda: dice.choice(futures[::2]).cancel())
     with make_engine(chunks, slots) as engine:
         futures += [engine.submit(numbered_chunk(index), recording_id=index % 2) for index in order]
-        wait(futures, PATIENCE_S)
+        wait(futures, HANG_LIMIT_S)
     assert [future.result().text for future in futures[1::2]] == [
         ids_as_text(alone.tokens[index]) for index in order[1::2]
     ]
@@ -147,7 +149,7 @@ def test_cancelling_some_changes_nothing_for_the_others(
 def cancelling(
     make_decoder: Callable[[int], SlotDecoder], cancel: Callable[[], object]
 ) -> Callable[[int], SlotDecoder]:
-    """A decoder that has somebody cancelled at every tenth step."""
+    """A decoder that cancels a chunk at every tenth step."""
 
     def make(slots: int) -> SlotDecoder:
         decoder, steps = make_decoder(slots), iter(range(10**6))
@@ -183,7 +185,7 @@ def test_a_chunk_that_breaks_a_step_changes_nothing_for_the_others(alone: Alone,
 
 def test_from_sound_to_text_the_engine_answers_as_the_model_does(model: BorealisModel) -> None:
     sounds = [tone(frequency, 0.5 + frequency / 500) for frequency in (200, 1000, 3000)]
-    expected = [model.transcribe_batch([sound])[0] for sound in sounds]
+    expected = [transcribe_batch(model, [sound])[0] for sound in sounds]
     assert len(set(expected)) == len(sounds)
     with make_engine(model, 2) as engine:
         engine.warm_up()

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ml.borealis import runner as runner_module
-from ml.borealis.cuda import HostReadback, make_readback
 from ml.borealis.runner import BorealisRunner
+from ml.borealis.transfer import HostReadback, make_readback
 from ml.engine.continuous import ContinuousScheduler
 from ml.engine.request import Request
 from tests.support.fake_models import LateReadback
@@ -208,7 +208,7 @@ def test_on_the_host_tokens_arrive_at_once_in_order_and_only_once() -> None:
     assert readback.get() == [([1, 2], "first"), ([11], "second")]
     assert readback.get() == []
     readback.put(tokens, "third")
-    readback.forget()
+    readback.clear()
     assert readback.get() == []
 
 

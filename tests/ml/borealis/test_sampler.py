@@ -48,12 +48,12 @@ def test_tokens_are_drawn_as_transformers_draws_them(
 ) -> None:
     grid = (torch.arange(GRID) + 0.5) / GRID
     monkeypatch.setattr(torch, "rand", lambda count, generator: grid)
-    picker = Sampler(replace(options, max_new_tokens=GRID), 3, CPU)
+    sampler = Sampler(replace(options, max_new_tokens=GRID), 3, CPU)
     logits = 2.0 * torch.randn(3, 200, generator=torch.Generator().manual_seed(1))
-    picker.seat([2, 0, 1], [0, 0, 0])
+    sampler.assign([2, 0, 1], [0, 0, 0])
     for row, expected in enumerate(transformers_probabilities(logits, options)):
         rows = torch.full((GRID,), row)
-        drawn = picker.pick(logits[row].expand(GRID, -1), rows, torch.arange(GRID))
+        drawn = sampler.sample(logits[row].expand(GRID, -1), rows, torch.arange(GRID))
         frequencies = drawn.bincount(minlength=200) / GRID
         torch.testing.assert_close(frequencies, expected, atol=1.5 / GRID, rtol=0)
         assert set(drawn.tolist()) == set(expected.nonzero()[:, 0].tolist()) - rare(expected)
@@ -65,69 +65,69 @@ def rare(probabilities: torch.Tensor) -> set[int]:
 
 
 def test_greedy_choice_takes_the_likeliest_and_draws_nothing() -> None:
-    picker = Sampler(GenerationOptions(), 2, CPU)
+    sampler = Sampler(GenerationOptions(), 2, CPU)
     before = torch.get_rng_state()
-    picker.seat([0, 1], [1, 2])
+    sampler.assign([0, 1], [1, 2])
     logits = torch.tensor([[0.0, 3.0, 2.0], [5.0, 3.0, 2.0]])
-    assert picker.pick(logits, torch.tensor([0, 1]), torch.tensor([0, 0])).tolist() == [1, 0]
+    assert sampler.sample(logits, torch.tensor([0, 1]), torch.tensor([0, 0])).tolist() == [1, 0]
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def draws(picker: Sampler, row: int) -> list[int]:
+def draws(sampler: Sampler, row: int) -> list[int]:
     """The tokens of a whole text out of even logits: the chunk's random numbers, as it were."""
     counts = torch.arange(SAMPLING.max_new_tokens)
     logits = torch.linspace(0, 1, 100).expand(len(counts), -1)
-    return picker.pick(logits, torch.full_like(counts, row), counts).tolist()
+    return sampler.sample(logits, torch.full_like(counts, row), counts).tolist()
 
 
 def test_a_chunk_s_draws_follow_its_seed_and_not_its_slot() -> None:
-    picker = Sampler(SAMPLING, 4, CPU)
-    picker.seat([3, 1, 0], [111, 222, 333])
-    first = draws(picker, 3)
+    sampler = Sampler(SAMPLING, 4, CPU)
+    sampler.assign([3, 1, 0], [111, 222, 333])
+    first = draws(sampler, 3)
     assert len(set(first)) > 3
-    assert first != draws(picker, 1) != draws(picker, 0) != first
-    picker.seat([0, 3], [111, 444])
-    assert draws(picker, 0) == first != draws(picker, 3)
+    assert first != draws(sampler, 1) != draws(sampler, 0) != first
+    sampler.assign([0, 3], [111, 444])
+    assert draws(sampler, 0) == first != draws(sampler, 3)
 
 
 def test_another_seed_of_the_options_gives_other_draws() -> None:
     def first(seed: int) -> list[int]:
-        picker = Sampler(replace(SAMPLING, seed=seed), 1, CPU)
-        picker.seat([0], [111])
-        return draws(picker, 0)
+        sampler = Sampler(replace(SAMPLING, seed=seed), 1, CPU)
+        sampler.assign([0], [111])
+        return draws(sampler, 0)
 
     assert first(0) == first(0)
     assert len({tuple(first(seed)) for seed in range(5)}) == 5
 
 
-def test_who_moves_to_another_slot_takes_his_numbers_along() -> None:
-    picker = Sampler(replace(SAMPLING, do_sample=False), 3, CPU)
-    picker.seat([0, 2], [None, 7])
-    expected = draws(picker, 2)
-    picker.move(2, 1)
-    assert draws(picker, 1) == expected
-    picker.move(1, 0)
-    assert draws(picker, 0) == expected
-    picker.seat([0, 1, 2], [None] * 3)
-    assert not picker.any_row_sampled
-    picker.seat([1], [8])
-    assert len(set(draws(picker, 0))) == len(set(draws(picker, 2))) == 1  # greedy, whoever sat there before
+def test_a_sequence_that_moves_keeps_its_numbers() -> None:
+    sampler = Sampler(replace(SAMPLING, do_sample=False), 3, CPU)
+    sampler.assign([0, 2], [None, 7])
+    expected = draws(sampler, 2)
+    sampler.move(2, 1)
+    assert draws(sampler, 1) == expected
+    sampler.move(1, 0)
+    assert draws(sampler, 0) == expected
+    sampler.assign([0, 1, 2], [None] * 3)
+    assert not sampler.any_row_sampled
+    sampler.assign([1], [8])
+    assert len(set(draws(sampler, 0))) == len(set(draws(sampler, 2))) == 1  # greedy, whatever the row held before
 
 
 def test_drawing_leaves_torch_s_own_generator_alone() -> None:
     before = torch.get_rng_state()
-    picker = Sampler(SAMPLING, 1, CPU)
-    picker.seat([0], [7])
-    draws(picker, 0)
+    sampler = Sampler(SAMPLING, 1, CPU)
+    sampler.assign([0], [7])
+    draws(sampler, 0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_steps_beyond_the_last_token_do_not_fail() -> None:
-    picker = Sampler(SAMPLING, 1, CPU)
-    picker.seat([0], [7])
+    sampler = Sampler(SAMPLING, 1, CPU)
+    sampler.assign([0], [7])
     logits = torch.zeros(1, 100)
-    last = picker.pick(logits, torch.tensor([0]), torch.tensor([SAMPLING.max_new_tokens - 1]))
-    beyond = picker.pick(logits, torch.tensor([0]), torch.tensor([SAMPLING.max_new_tokens + 5]))
+    last = sampler.sample(logits, torch.tensor([0]), torch.tensor([SAMPLING.max_new_tokens - 1]))
+    beyond = sampler.sample(logits, torch.tensor([0]), torch.tensor([SAMPLING.max_new_tokens + 5]))
     assert beyond.tolist() == last.tolist()
 
 
@@ -146,7 +146,7 @@ def sampled(alone: Alone) -> list[str]:
 
 
 def test_a_sampled_text_is_the_same_alone_and_among_others(
-    alone: Alone, sampled: list[str], in_groups: None, device_pace: str
+    alone: Alone, sampled: list[str], in_batches: None, device_pace: str
 ) -> None:
     assert len(set(sampled)) == CHUNKS
     with make_engine(sampling_chunks(alone), 5) as engine:

@@ -1,4 +1,4 @@
-"""One thread owns the model; chunks of many callers share its slots and each gets his own text."""
+"""One thread owns the model; chunks of many callers share its slots and each gets its own text."""
 
 from concurrent.futures import CancelledError, Future, wait
 
@@ -10,17 +10,18 @@ from ml.borealis.runner import make_engine
 from ml.engine.engine import QUEUE_CAPACITY
 from ml.errors import RecognitionError
 from ml.transcript import Completion
-from tests.support.fake_models import PATIENCE_S, POISON, FakeModel, busy_engine, chunk, in_background, text, texts_of
+from tests.support.fake_models import POISON, FakeModel, busy_engine, chunk, in_background, text, texts_of
+from tests.support.waiting import HANG_LIMIT_S
 
 
 def cancelled(future: "Future[Completion]") -> bool:
     with pytest.raises(CancelledError):
-        future.result(PATIENCE_S)
+        future.result(HANG_LIMIT_S)
     return True
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 8])
-def test_each_caller_gets_the_text_of_his_own_chunk(fake: FakeModel, device_pace: str, slots: int) -> None:
+def test_each_caller_gets_the_text_of_its_own_chunk(fake: FakeModel, device_pace: str, slots: int) -> None:
     lengths = [(7 * number) % 11 for number in range(1, 60)]
     with make_engine(fake, slots) as engine:
         futures = [
@@ -32,8 +33,8 @@ def test_each_caller_gets_the_text_of_his_own_chunk(fake: FakeModel, device_pace
 
 def test_only_the_engine_s_thread_works_the_model(fake: FakeModel) -> None:
     with make_engine(fake, 4) as engine:
-        callers = [in_background(lambda: engine.submit(chunk(1)).result(PATIENCE_S).text) for _ in range(8)]
-        assert {caller.result(PATIENCE_S) for caller in callers} == {text(1)}
+        callers = [in_background(lambda: engine.submit(chunk(1)).result(HANG_LIMIT_S).text) for _ in range(8)]
+        assert {caller.result(HANG_LIMIT_S) for caller in callers} == {text(1)}
     assert len(fake.threads) == 1
     assert {stage for stage, _ in fake.log} == {"encode", "prefill", "step", "decode"}
 
@@ -45,11 +46,11 @@ def test_recordings_take_turns_and_each_goes_oldest_first(fake: FakeModel, unhur
         futures += [engine.submit(chunk(number), recording_id="another file") for number in (30, 31)]
         fake.gate.set()
         texts_of(futures)
-    order = [number for group in fake.asked("encode") for number in group]
+    order = [number for batch in fake.calls("encode") for number in batch]
     assert order == [0, 1, 20, 30, 2, 31, 3, 4, 5, 6, 7, 8, 9, 10]
 
 
-def test_a_clip_that_comes_while_a_long_file_runs_is_let_in_next(fake: FakeModel, unhurried: None) -> None:
+def test_a_clip_that_arrives_while_a_long_file_runs_is_admitted_next(fake: FakeModel, unhurried: None) -> None:
     with busy_engine(fake, slots=2) as engine:
         clip: list[Future[Completion]] = []
         fake.at_step[8] = lambda: clip.append(engine.submit(chunk(99, 1), recording_id="a clip"))
@@ -57,9 +58,9 @@ def test_a_clip_that_comes_while_a_long_file_runs_is_let_in_next(fake: FakeModel
         fake.gate.set()
         texts_of(futures)
         assert texts_of(clip) == [text(99, 1)]
-    seated_before = {number for numbers in fake.asked("step")[:8] for number in numbers}
-    order = [number for group in fake.asked("encode") for number in group]
-    assert order.index(99) <= len(seated_before) + 1  # no more than one chunk of the file's came in between
+    decoded_before = {number for numbers in fake.calls("step")[:8] for number in numbers}
+    order = [number for batch in fake.calls("encode") for number in batch]
+    assert order.index(99) <= len(decoded_before) + 1  # no more than one chunk of the file's came in between
 
 
 def test_a_finished_chunk_leaves_at_once_and_the_next_takes_its_slot(fake: FakeModel, unhurried: None) -> None:
@@ -69,10 +70,10 @@ def test_a_finished_chunk_leaves_at_once_and_the_next_takes_its_slot(fake: FakeM
         assert texts_of(futures) == [text(1, 3), text(2, 9), text(3, 1), text(4, 2)]
     assert fake.rows == [(0, 0), (1, 0), (2, 1), (3, 0), (4, 0)]
     end = -1  # in the steps, a chunk that is about to say its end
-    assert fake.asked("step") == [
+    assert fake.calls("step") == [
         [end], [1], [1, 2], [end, 2], [end, 2], [4, 2], [end, 2], [2], [2], [2], [end],
     ]  # fmt: skip
-    assert engine.stats.snapshot()["stepped_rows"] == 1 + 3 + 9 + 1 + 2  # no step is spent on who has left
+    assert engine.stats.snapshot()["stepped_rows"] == 1 + 3 + 9 + 1 + 2  # no step for a finished sequence
 
 
 def steps_between_encodings(fake: FakeModel) -> list[int]:
@@ -81,7 +82,7 @@ def steps_between_encodings(fake: FakeModel) -> list[int]:
     return [len(steps) for steps in "".join(stage[0] for stage in stages).split("ep")]
 
 
-def test_those_seated_keep_moving_while_newcomers_wait_on_the_cpu(fake: FakeModel) -> None:
+def test_sequences_in_decoding_advance_between_encoder_batches_on_the_cpu(fake: FakeModel) -> None:
     with busy_engine(fake, slots=8) as engine:
         futures = [engine.submit(chunk(number, 39), recording_id=number) for number in range(1, 5)]
         fake.gate.set()
@@ -89,27 +90,27 @@ def test_those_seated_keep_moving_while_newcomers_wait_on_the_cpu(fake: FakeMode
     assert steps_between_encodings(fake) == [0, 1, 4, 4, 4, 39]
 
 
-def test_recordings_that_have_more_to_encode_fill_the_slots_first_on_the_cpu(fake: FakeModel) -> None:
+def test_recordings_that_have_more_to_encode_fill_the_rows_first_on_the_cpu(fake: FakeModel) -> None:
     with busy_engine(fake, slots=8) as engine:
         futures = [engine.submit(chunk(number, 39), recording_id=number % 2) for number in range(1, 7)]
         fake.gate.set()
         assert texts_of(futures) == [text(number, 39) for number in range(1, 7)]
-    # Two newcomers; three of whom nobody is late for; the last, which keeps waiting who has no more to encode.
+    # Two new recordings; three chunks that delay no text; one that delays a recording with no more to encode.
     assert steps_between_encodings(fake) == [0, 1, 4, 1, 1, 1, 32, 39]
 
 
-def test_a_clip_is_not_kept_waiting_by_a_file_that_has_chunks_inside_already(fake: FakeModel) -> None:
+def test_a_clip_is_not_kept_waiting_by_a_file_that_has_chunks_in_flight(fake: FakeModel) -> None:
     with busy_engine(fake, slots=8) as engine:
         futures = [engine.submit(chunk(number, 39), recording_id="a file") for number in range(1, 5)]
         futures.append(engine.submit(chunk(20, 20), recording_id="a clip"))
         fake.gate.set()
         assert texts_of(futures) == [*(text(number, 39) for number in range(1, 5)), text(20, 20)]
-    assert fake.asked("encode") == [[0], [1], [20], [2], [3], [4]]
-    assert steps_between_encodings(fake)[:5] == [0, 1, 4, 20, 1]  # the clip, once inside, is finished first
+    assert fake.calls("encode") == [[0], [1], [20], [2], [3], [4]]
+    assert steps_between_encodings(fake)[:5] == [0, 1, 4, 20, 1]  # the clip, once admitted, is finished first
 
 
-def test_a_newcomer_is_encoded_without_the_chunks_of_a_file_that_has_some_inside(
-    fake: FakeModel, in_groups: None
+def test_a_new_recording_is_encoded_without_the_chunks_of_a_file_that_has_some_in_flight(
+    fake: FakeModel, in_batches: None
 ) -> None:
     with busy_engine(fake, slots=8) as engine:
         futures = [engine.submit(chunk(number, 3), recording_id="a file") for number in range(1, 25)]
@@ -117,9 +118,9 @@ def test_a_newcomer_is_encoded_without_the_chunks_of_a_file_that_has_some_inside
         fake.gate.set()
         texts_of(futures[:24])
         assert texts_of(futures[24:]) == [text(99)]
-    groups = fake.asked("encode")
-    assert [99] in groups
-    assert max(map(len, groups)) == 5
+    batches = fake.calls("encode")
+    assert [99] in batches
+    assert max(map(len, batches)) == 5
 
 
 def test_another_clip_does_not_wait_until_the_first_is_finished(fake: FakeModel) -> None:
@@ -129,8 +130,8 @@ def test_another_clip_does_not_wait_until_the_first_is_finished(fake: FakeModel)
         fake.at_step[12] = lambda: futures.append(engine.submit(chunk(21, 30), recording_id="another clip"))
         fake.gate.set()
         texts_of(futures[:5])
-        assert futures[5].result(PATIENCE_S).text == text(21, 30)
-    assert fake.asked("encode") == [[0], [1], [20], [2], [21], [3], [4]]  # in turn
+        assert futures[5].result(HANG_LIMIT_S).text == text(21, 30)
+    assert fake.calls("encode") == [[0], [1], [20], [2], [21], [3], [4]]  # in turn
     assert steps_between_encodings(fake)[3:5] == [7, 4]
 
 
@@ -145,74 +146,74 @@ def test_a_chunk_cancelled_in_the_queue_is_never_encoded_and_leaves_its_place(fa
         doomed, kept = engine.submit(chunk(1)), engine.submit(chunk(2))
         assert doomed.cancel()
         late = in_background(lambda: engine.submit(chunk(3)))  # would block if the cancelled chunk still had its place
-        late_future = late.result(PATIENCE_S)
+        late_future = late.result(HANG_LIMIT_S)
         fake.gate.set()
         assert isinstance(late_future, Future)
         assert texts_of([kept, late_future]) == [text(2), text(3)]
-    assert [1] not in fake.asked("encode")
+    assert [1] not in fake.calls("encode")
 
 
-def test_a_chunk_cancelled_in_its_slot_makes_room_and_does_not_disturb_the_others(
+def test_a_chunk_cancelled_in_decoding_frees_its_row_and_does_not_disturb_the_others(
     fake: FakeModel, device_pace: str
 ) -> None:
     with busy_engine(fake, slots=2) as engine:
-        doomed, mate, heir = engine.submit(chunk(1, 30)), engine.submit(chunk(2, 35)), engine.submit(chunk(3, 2))
+        doomed, other, successor = engine.submit(chunk(1, 30)), engine.submit(chunk(2, 35)), engine.submit(chunk(3, 2))
         fake.at_step[20] = doomed.cancel
         fake.gate.set()
         assert cancelled(doomed)
-        assert texts_of([mate, heir]) == [text(2, 35), text(3, 2)]
+        assert texts_of([other, successor]) == [text(2, 35), text(3, 2)]
     assert dict(fake.rows)[3] == dict(fake.rows)[1]
-    assert sum(1 in numbers for numbers in fake.asked("step")) <= 20
+    assert sum(1 in numbers for numbers in fake.calls("step")) <= 20
 
 
-def test_everybody_may_be_cancelled_at_any_step(fake: FakeModel, device_pace: str) -> None:
+def test_all_chunks_may_be_cancelled_at_any_step(fake: FakeModel, device_pace: str) -> None:
     for step in range(1, 12):
         fake.__init__()  # type: ignore[misc]
         with busy_engine(fake, slots=2) as engine:
             doomed = [engine.submit(chunk(number, 5)) for number in (1, 2, 3)]
             fake.at_step[step] = lambda doomed=doomed: [future.cancel() for future in doomed]
             fake.gate.set()
-            wait(doomed, PATIENCE_S)
-            assert engine.submit(chunk(4)).result(PATIENCE_S).text == text(4)
+            wait(doomed, HANG_LIMIT_S)
+            assert engine.submit(chunk(4)).result(HANG_LIMIT_S).text == text(4)
 
 
-def test_a_recording_with_a_full_line_is_held_back_and_nobody_else(fake: FakeModel) -> None:
+def test_a_recording_with_a_full_queue_is_held_back_and_no_other(fake: FakeModel) -> None:
     with busy_engine(fake, queue_capacity=1) as engine:
         engine.submit(chunk(1), recording_id="a long file")
-        blocked = in_background(lambda: engine.submit(chunk(2), recording_id="a long file").result(PATIENCE_S))
+        blocked = in_background(lambda: engine.submit(chunk(2), recording_id="a long file").result(HANG_LIMIT_S))
         clip = in_background(lambda: engine.submit(chunk(3), recording_id="a clip"))
-        assert isinstance(clip.result(PATIENCE_S), Future)
+        assert isinstance(clip.result(HANG_LIMIT_S), Future)
         assert not wait([blocked], timeout=0.2).done
         fake.gate.set()
-        assert blocked.result(PATIENCE_S).text == text(2)
+        assert blocked.result(HANG_LIMIT_S).text == text(2)
 
 
-def test_a_line_has_a_bound_when_none_is_given(fake: FakeModel) -> None:
+def test_a_queue_has_a_bound_when_none_is_given(fake: FakeModel) -> None:
     with busy_engine(fake) as engine:
         futures = [engine.submit(chunk(1)) for _ in range(QUEUE_CAPACITY)]
-        blocked = in_background(lambda: engine.submit(chunk(2)).result(PATIENCE_S))
+        blocked = in_background(lambda: engine.submit(chunk(2)).result(HANG_LIMIT_S))
         assert not wait([blocked], timeout=0.2).done
         fake.gate.set()
         assert texts_of(futures) == [text(1)] * QUEUE_CAPACITY
-        assert blocked.result(PATIENCE_S).text == text(2)
+        assert blocked.result(HANG_LIMIT_S).text == text(2)
 
 
 def test_closing_cancels_what_waits_and_finishes_what_is_under_way(fake: FakeModel) -> None:
     fake.gate.clear()
     engine = make_engine(fake, 1, queue_capacity=2)
     running = engine.submit(chunk(1, 9))
-    assert fake.at_work.wait(PATIENCE_S)
+    assert fake.at_work.wait(HANG_LIMIT_S)
     waiting = [engine.submit(chunk(2)), engine.submit(chunk(3))]
     blocked = in_background(lambda: engine.submit(chunk(4)))
     closing = in_background(engine.close)
-    assert isinstance(blocked.exception(PATIENCE_S), RecognitionError)
+    assert isinstance(blocked.exception(HANG_LIMIT_S), RecognitionError)
     assert all(map(cancelled, waiting))
     assert engine.is_alive
     fake.gate.set()
-    assert running.result(PATIENCE_S).text == text(1, 9)
-    assert closing.result(PATIENCE_S) is None
+    assert running.result(HANG_LIMIT_S).text == text(1, 9)
+    assert closing.result(HANG_LIMIT_S) is None
     assert not engine.is_alive
-    assert fake.asked("encode") == [[1]]
+    assert fake.calls("encode") == [[1]]
 
 
 def test_a_closed_engine_may_be_closed_again_and_takes_nothing(fake: FakeModel) -> None:
@@ -224,15 +225,15 @@ def test_a_closed_engine_may_be_closed_again_and_takes_nothing(fake: FakeModel) 
 
 
 @pytest.mark.parametrize("stage", ["encode", "prefill", "step", "decode"])
-def test_nobody_waits_for_ever_when_the_thread_breaks_down(fake: FakeModel, device_pace: str, stage: str) -> None:
+def test_no_future_stays_open_when_the_thread_breaks_down(fake: FakeModel, device_pace: str, stage: str) -> None:
     fake.poisoned, fake.error = stage, SystemExit("the thread is gone")
     with busy_engine(fake, slots=3) as engine:
         inside = [engine.submit(chunk(1, 40)), engine.submit(chunk(POISON, 30))]
         later = [engine.submit(chunk(number, 40)) for number in range(2, 9)]
         fake.gate.set()
         for future in inside:
-            assert isinstance(future.exception(PATIENCE_S), RecognitionError)
-        assert wait(later, PATIENCE_S).not_done == set()
+            assert isinstance(future.exception(HANG_LIMIT_S), RecognitionError)
+        assert wait(later, HANG_LIMIT_S).not_done == set()
         assert later[-1].cancelled()
         with pytest.raises(RecognitionError):
             engine.submit(chunk(3))
@@ -244,7 +245,7 @@ def test_nobody_waits_for_ever_when_the_thread_breaks_down(fake: FakeModel, devi
     [np.zeros(0, np.float32), np.zeros(N_SAMPLES + 1, np.float32), np.zeros(10), np.zeros((2, 10), np.float32)],
     ids=["empty", "too long", "float64", "stereo"],
 )
-def test_anything_but_a_chunk_is_refused_to_the_caller_s_face(fake: FakeModel, waveform: np.ndarray) -> None:
+def test_anything_but_a_chunk_is_refused_at_once(fake: FakeModel, waveform: np.ndarray) -> None:
     with make_engine(fake, 4) as engine, pytest.raises(ValueError, match="float32 samples"):
         engine.submit(waveform)
 
@@ -252,7 +253,7 @@ def test_anything_but_a_chunk_is_refused_to_the_caller_s_face(fake: FakeModel, w
 def test_a_chunk_of_the_longest_and_the_shortest_length_is_taken(fake: FakeModel) -> None:
     longest = np.pad(chunk(1), (0, N_SAMPLES - 2))
     with make_engine(fake, 4) as engine:
-        assert engine.submit(longest).result(PATIENCE_S).text == text(1)
+        assert engine.submit(longest).result(HANG_LIMIT_S).text == text(1)
 
 
 def test_the_engine_counts_its_work(fake: FakeModel, unhurried: None) -> None:
@@ -260,17 +261,17 @@ def test_the_engine_counts_its_work(fake: FakeModel, unhurried: None) -> None:
         texts_of([engine.submit(chunk(number, 5)) for number in range(1, 7)])
         work = engine.stats.snapshot()
     assert (work["chunks"], work["groups"], work["stepped_rows"]) == (6, 6, 30)
-    assert work["steps"] == len(fake.asked("step")) <= 30
+    assert work["steps"] == len(fake.calls("step")) <= 30
     assert min(work["waited_s"], work["encode_s"], work["prefill_s"], work["step_s"]) > 0
 
 
 def test_warming_up_recognises_silence(fake: FakeModel) -> None:
     with make_engine(fake, 4) as engine:
         engine.warm_up()
-    assert fake.asked("encode") == [[0]]
+    assert fake.calls("encode") == [[0]]
 
 
 def test_a_model_that_cannot_even_do_silence_fails_the_warm_up(fake: FakeModel) -> None:
-    fake.largest_group = 0
+    fake.largest_batch = 0
     with make_engine(fake, 4) as engine, pytest.raises(RecognitionError):
         engine.warm_up()

@@ -1,9 +1,8 @@
-"""A chunk that the model cannot do fails alone, and nothing is held on to when a chunk is done with."""
+"""A chunk over which the model fails, fails alone; nothing stays in memory once a chunk is settled."""
 
 import gc
 import logging
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -16,23 +15,24 @@ from ml.borealis.runner import make_engine
 from ml.engine.request import Request
 from ml.errors import EngineStoppedError, RecognitionError
 from ml.transcript import Completion
-from tests.support.fake_models import PATIENCE_S, POISON, FakeModel, busy_engine, chunk, in_background, text, texts_of
+from tests.support.fake_models import POISON, FakeModel, busy_engine, chunk, in_background, text, texts_of
+from tests.support.waiting import HANG_LIMIT_S, wait_until
 
 
 def assert_only_the_poison_failed(fake: FakeModel, numbers: list[int], futures: list["Future[Completion]"]) -> None:
     for number, future in zip(numbers, futures, strict=True):
         if number == POISON:
-            error = future.exception(PATIENCE_S)
+            error = future.exception(HANG_LIMIT_S)
             assert isinstance(error, RecognitionError)
             assert error.__cause__ is fake.error
         else:
-            assert future.result(PATIENCE_S).text == text(number, number)
+            assert future.result(HANG_LIMIT_S).text == text(number, number)
 
 
 @pytest.mark.parametrize("stage", ["encode", "prefill"])
 @pytest.mark.parametrize("place", range(5))
 def test_a_chunk_that_cannot_be_encoded_or_prefilled_fails_alone(
-    fake: FakeModel, in_groups: None, device_pace: str, stage: str, place: int
+    fake: FakeModel, in_batches: None, device_pace: str, stage: str, place: int
 ) -> None:
     fake.poisoned = stage
     numbers = [1, 2, 3, 4]
@@ -41,8 +41,8 @@ def test_a_chunk_that_cannot_be_encoded_or_prefilled_fails_alone(
         futures = [engine.submit(chunk(number, number)) for number in numbers]
         fake.gate.set()
         assert_only_the_poison_failed(fake, numbers, futures)
-        assert engine.submit(chunk(7)).result(PATIENCE_S).text == text(7)
-    assert numbers in fake.asked(stage)  # they were a group
+        assert engine.submit(chunk(7)).result(HANG_LIMIT_S).text == text(7)
+    assert numbers in fake.calls(stage)  # they were one batch
 
 
 @pytest.mark.parametrize("stage", ["step", "decode"])
@@ -57,16 +57,16 @@ def test_a_chunk_that_breaks_a_step_or_its_text_fails_alone(
         futures = [engine.submit(chunk(number, number if number != POISON else 8)) for number in numbers]
         fake.gate.set()
         assert_only_the_poison_failed(fake, numbers, futures)
-        assert engine.submit(chunk(7)).result(PATIENCE_S).text == text(7)
+        assert engine.submit(chunk(7)).result(HANG_LIMIT_S).text == text(7)
 
 
-def test_a_group_still_being_encoded_survives_a_step_that_fails(
-    fake: FakeModel, in_groups: None, device_pace: str
+def test_a_batch_still_being_encoded_survives_a_step_that_fails(
+    fake: FakeModel, in_batches: None, device_pace: str
 ) -> None:
     fake.poisoned = "step"
     numbers = [5, POISON, 6, 7, 8, 9, 10, 11]
     with busy_engine(fake, slots=8) as engine:
-        for step in range(1, 6):  # group after group comes in while others are stepped
+        for step in range(1, 6):  # one batch after another is encoded while others are stepped
             fake.at_step[step] = lambda: futures.append(engine.submit(chunk(3, 3), recording_id=object()))
         futures = [engine.submit(chunk(number, number if number != POISON else 9)) for number in numbers]
         fake.gate.set()
@@ -74,30 +74,30 @@ def test_a_group_still_being_encoded_survives_a_step_that_fails(
         assert texts_of(futures[len(numbers) :]) == [text(3)] * 5
 
 
-def test_a_group_too_large_for_the_memory_is_halved_until_it_fits(fake: FakeModel, in_groups: None) -> None:
-    fake.largest_group = 2
+def test_a_batch_too_large_for_the_memory_is_halved_until_it_fits(fake: FakeModel, in_batches: None) -> None:
+    fake.largest_batch = 2
     with busy_engine(fake, slots=8) as engine:
         futures = [engine.submit(chunk(number)) for number in range(1, 9)]
         fake.gate.set()
         assert texts_of(futures) == [text(number) for number in range(1, 9)]
-    assert [len(group) for group in fake.asked("encode")] == [1, 5, 2, 3, 1, 2, 3, 1, 2]
-    assert max(map(len, fake.asked("prefill"))) == 2
+    assert [len(batch) for batch in fake.calls("encode")] == [1, 5, 2, 3, 1, 2, 3, 1, 2]
+    assert max(map(len, fake.calls("prefill"))) == 2
 
 
 def test_a_chunk_too_large_for_the_memory_by_itself_fails(fake: FakeModel) -> None:
-    fake.largest_group = 0
+    fake.largest_batch = 0
     with make_engine(fake, 2) as engine:
-        error = engine.submit(chunk(1)).exception(PATIENCE_S)
+        error = engine.submit(chunk(1)).exception(HANG_LIMIT_S)
         assert isinstance(error, RecognitionError)
         assert isinstance(error.__cause__, torch.OutOfMemoryError)
-        fake.largest_group = 1
-        assert engine.submit(chunk(2)).result(PATIENCE_S).text == text(2)
+        fake.largest_batch = 1
+        assert engine.submit(chunk(2)).result(HANG_LIMIT_S).text == text(2)
 
 
 def test_a_failure_is_logged_with_its_cause(fake: FakeModel, caplog: pytest.LogCaptureFixture) -> None:
     fake.poisoned = "encode"
     with make_engine(fake, 2) as engine:
-        engine.submit(chunk(POISON)).exception(PATIENCE_S)
+        engine.submit(chunk(POISON)).exception(HANG_LIMIT_S)
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("BorealisModel", logging.WARNING)
     assert record.exc_info is not None
@@ -105,7 +105,7 @@ def test_a_failure_is_logged_with_its_cause(fake: FakeModel, caplog: pytest.LogC
 
 
 @pytest.mark.parametrize("outcome", ["text", "cancelled", "encode", "prefill", "step", "decode"])
-def test_the_sound_is_forgotten_when_its_chunk_is_done_with(
+def test_the_waveform_is_freed_when_its_chunk_is_settled(
     fake: FakeModel, device_pace: str, monkeypatch: pytest.MonkeyPatch, outcome: str
 ) -> None:
     monkeypatch.setattr(
@@ -119,20 +119,17 @@ def test_the_sound_is_forgotten_when_its_chunk_is_done_with(
         del sound
         if outcome == "cancelled":
             fake.at_step[4] = future.cancel
-        gc.disable()  # no cycle may hold it either: it would be held until the collector's next visit
+        gc.disable()  # no reference cycle may hold it either
         try:
             fake.gate.set()
-            wait([future], PATIENCE_S)
-            deadline_s = time.monotonic() + PATIENCE_S
-            while trace() is not None and time.monotonic() < deadline_s:
-                time.sleep(0.01)
-            assert trace() is None
+            wait([future], HANG_LIMIT_S)
+            wait_until(lambda: trace() is None)
         finally:
             gc.enable()
         assert future.done()  # and is still held here
 
 
-def test_the_sound_of_a_chunk_cancelled_in_the_queue_is_forgotten(fake: FakeModel) -> None:
+def test_the_waveform_of_a_chunk_cancelled_in_the_queue_is_freed(fake: FakeModel) -> None:
     with busy_engine(fake) as engine:
         sound = chunk(1)
         trace = weakref.ref(sound)
@@ -142,15 +139,15 @@ def test_the_sound_of_a_chunk_cancelled_in_the_queue_is_forgotten(fake: FakeMode
         assert trace() is None
 
 
-def test_a_text_that_comes_after_everybody_was_given_up_harms_nothing(
+def test_a_text_that_comes_after_all_were_aborted_harms_nothing(
     fake: FakeModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     with busy_engine(fake, slots=4) as engine:
         futures = [engine.submit(chunk(number)) for number in range(1, 4)]
         engine.abort_all()
         for future in futures:
-            assert isinstance(future.exception(PATIENCE_S), EngineStoppedError)
-    assert fake.asked("decode") == [[0]]  # the hung thread went on to the end
+            assert isinstance(future.exception(HANG_LIMIT_S), EngineStoppedError)
+    assert fake.calls("decode") == [[0]]  # the hung thread went on to the end
     assert caplog.records == []
 
 
@@ -159,17 +156,17 @@ def both_at_once(*ways: Callable[[], object]) -> None:
     start = threading.Barrier(len(ways))
     outcomes = [in_background(lambda way=way: (start.wait(), way())) for way in ways]
     for outcome in outcomes:
-        outcome.result(PATIENCE_S)
+        outcome.result(HANG_LIMIT_S)
 
 
-def test_a_chunk_given_up_while_its_text_arrives_has_one_outcome() -> None:
+def test_a_chunk_aborted_while_its_text_arrives_has_one_outcome() -> None:
     for _ in range(300):
         request = Request(chunk(1), recording_id=None, submitted_s=0.0)
         both_at_once(partial(request.complete, "text"), request.abort)
-        assert request.future.exception(PATIENCE_S) is not None or request.future.result().text == "text"
+        assert request.future.exception(HANG_LIMIT_S) is not None or request.future.result().text == "text"
 
 
-def test_a_chunk_is_dropped_once_and_answered_never() -> None:
+def test_a_cancelled_chunk_stays_cancelled() -> None:
     request = Request(chunk(1), recording_id=None, submitted_s=0.0)
     request.future.cancel()
     request.cancel()

@@ -1,0 +1,208 @@
+"""Between host and device: chunks to audio embeddings and tokens back, on CUDA without waiting for the device."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import torch
+
+from ml.borealis.features import N_SAMPLES, pad_chunks
+from ml.interfaces import Waveform
+
+Encode = Callable[[torch.Tensor], torch.Tensor]
+"""Waveforms (B, N) on the device to audio embeddings (B, 375, H)."""
+
+
+class AudioBatch(Protocol):
+    """Chunks being encoded."""
+
+    def is_ready(self) -> bool:
+        """Whether the embeddings are computed."""
+
+    def wait(self) -> torch.Tensor:
+        """The embeddings (B, 375, H); later work of the device waits for them, the host does not."""
+
+
+class BatchEncoder(Protocol):
+    """Starts encoder batches."""
+
+    def encode(self, waveforms: Sequence[Waveform]) -> AudioBatch:
+        """Start turning chunks into audio embeddings."""
+
+
+@dataclass(frozen=True)
+class HostBatch:
+    """On the CPU a batch is ready once it is there."""
+
+    audio: torch.Tensor  # (B, 375, H)
+
+    def is_ready(self) -> bool:
+        """See AudioBatch."""
+        return True
+
+    def wait(self) -> torch.Tensor:
+        """See AudioBatch."""
+        return self.audio
+
+
+class HostEncoder:
+    """On the CPU: nothing to copy and nothing to overlap with."""
+
+    def __init__(self, encode: Encode) -> None:
+        self._encode = encode
+
+    def encode(self, waveforms: Sequence[Waveform]) -> HostBatch:
+        """See BatchEncoder."""
+        return HostBatch(self._encode(pad_chunks(waveforms)))
+
+
+@dataclass(frozen=True)
+class CudaBatch:
+    """A batch on the encoder's stream."""
+
+    audio: torch.Tensor  # (B, 375, H)
+    done: torch.cuda.Event
+
+    def is_ready(self) -> bool:
+        """See AudioBatch."""
+        return bool(self.done.query())
+
+    def wait(self) -> torch.Tensor:
+        """See AudioBatch."""
+        consumer = torch.cuda.current_stream(self.audio.device)
+        consumer.wait_event(self.done)
+        self.audio.record_stream(consumer)  # its memory is not reused before the consumer is done with it
+        return self.audio
+
+
+class AsyncEncoder:
+    """Copies through two pinned buffers on one stream and encodes on another, both beside the decode steps.
+
+    The buffers alternate: one is filled while the other is being copied. For one thread.
+    """
+
+    def __init__(self, encode: Encode, device: torch.device, batch_size: int) -> None:
+        self._encode = encode
+        self._device = device
+        self._copies = torch.cuda.Stream(device)
+        self._work = torch.cuda.Stream(device)
+        self._work.wait_stream(torch.cuda.current_stream(device))  # the weights are being uploaded there
+        self._buffers = [torch.zeros(batch_size, N_SAMPLES, pin_memory=True) for _ in range(2)]
+        # When a buffer may be filled again.
+        self._copied = [torch.cuda.Event() for _ in self._buffers]
+        self._turn = 0
+
+    def encode(self, waveforms: Sequence[Waveform]) -> CudaBatch:
+        """See BatchEncoder; at most `batch_size` waveforms."""
+        self._turn = 1 - self._turn
+        self._copied[self._turn].synchronize()
+        pinned = _fill(self._buffers[self._turn], waveforms)
+        with torch.cuda.stream(self._copies):
+            on_device = pinned.to(self._device, non_blocking=True)
+            self._copied[self._turn].record()
+        with torch.cuda.stream(self._work):
+            self._work.wait_event(self._copied[self._turn])
+            on_device.record_stream(self._work)
+            audio = self._encode(on_device)
+            done = torch.cuda.Event()
+            done.record()
+        return CudaBatch(audio, done)
+
+
+def make_batch_encoder(encode: Encode, device: torch.device, batch_size: int) -> BatchEncoder:
+    """The batch encoder for `device`."""
+    return AsyncEncoder(encode, device, batch_size) if device.type == "cuda" else HostEncoder(encode)
+
+
+def _fill(buffer: torch.Tensor, waveforms: Sequence[Waveform]) -> torch.Tensor:
+    """The first rows of `buffer`, holding `waveforms` and zeros after them; contiguous, as an async copy must be."""
+    rows = buffer[: len(waveforms)]
+    for row, waveform in zip(rows.numpy(), waveforms, strict=True):
+        row[: len(waveform)] = waveform
+        row[len(waveform) :] = 0.0
+    return rows
+
+
+T = TypeVar("T")
+
+
+class Readback(Protocol[T]):
+    """Brings the tokens of each step to the host."""
+
+    def put(self, tokens: torch.Tensor, tag: T) -> None:
+        """Start copying `tokens` (n,)."""
+
+    def get(self) -> list[tuple[list[int], T]]:
+        """What has arrived since the last call, oldest first, each with its tag."""
+
+    def clear(self) -> None:
+        """Drop what is under way or has not been fetched, tags and all."""
+
+
+class HostReadback(Generic[T]):
+    """On the CPU the tokens are there already."""
+
+    def __init__(self) -> None:
+        self._arrived: list[tuple[list[int], T]] = []
+
+    def put(self, tokens: torch.Tensor, tag: T) -> None:
+        """See Readback."""
+        self._arrived.append((tokens.tolist(), tag))
+
+    def get(self) -> list[tuple[list[int], T]]:
+        """See Readback."""
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def clear(self) -> None:
+        """See Readback."""
+        self._arrived = []
+
+
+class CudaReadback(Generic[T]):
+    """Copies into a ring of pinned buffers; the host runs at most DEPTH steps ahead of what it has read.
+
+    The copy is queued behind the step on the current stream, so the tokens' memory may be overwritten by the next.
+    """
+
+    DEPTH = 3  # steps
+
+    def __init__(self, device: torch.device, slots: int) -> None:
+        self._device = device
+        self._buffers = [torch.zeros(slots, dtype=torch.long, pin_memory=True) for _ in range(self.DEPTH)]
+        self._events = [torch.cuda.Event() for _ in range(self.DEPTH)]
+        self._turn = 0
+        self._pending: deque[tuple[int, int, T]] = deque()  # buffer, count of tokens, tag
+        self._arrived: list[tuple[list[int], T]] = []
+
+    def put(self, tokens: torch.Tensor, tag: T) -> None:
+        """See Readback; waits for the oldest step where the ring is full."""
+        while len(self._pending) >= self.DEPTH:
+            self._read_oldest()
+        self._buffers[self._turn][: len(tokens)].copy_(tokens, non_blocking=True)
+        self._events[self._turn].record(torch.cuda.current_stream(self._device))
+        self._pending.append((self._turn, len(tokens), tag))
+        self._turn = (self._turn + 1) % self.DEPTH
+
+    def get(self) -> list[tuple[list[int], T]]:
+        """See Readback."""
+        while self._pending and self._events[self._pending[0][0]].query():
+            self._read_oldest()
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def clear(self) -> None:
+        """See Readback. The buffers may be filled again at once: copies go one after the other."""
+        self._pending.clear()
+        self._arrived = []
+
+    def _read_oldest(self) -> None:
+        turn, count, tag = self._pending.popleft()
+        self._events[turn].synchronize()
+        self._arrived.append((self._buffers[turn][:count].tolist(), tag))
+
+
+def make_readback(device: torch.device, slots: int) -> "HostReadback[T] | CudaReadback[T]":
+    """The readback for `device`."""
+    return CudaReadback(device, slots) if device.type == "cuda" else HostReadback()
