@@ -1,4 +1,4 @@
-"""The thread-pool gRPC server around one implementation: its life, its health, its limits."""
+"""The gRPC server around one implementation: bind, start, readiness, drain, stop."""
 
 import logging
 import time
@@ -8,9 +8,10 @@ import grpc
 
 from api.grpc.auth import TokenCheck
 from api.grpc.executor import CountingExecutor
-from api.grpc.health import Channelz, Health, Reflection
+from api.grpc.health import Health
 from api.grpc.interceptor import CallInterceptor
 from api.grpc.metrics import Metrics
+from api.grpc.reflection import Introspection
 from api.grpc.tls import server_credentials
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from resources.config import Settings
@@ -19,24 +20,25 @@ from services.transcription.interface import ITranscriptionService
 _log = logging.getLogger("TranscriptionServer")
 
 SERVICE_NAME = transcription_pb2.DESCRIPTOR.services_by_name["TranscriptionService"].full_name
-FAILURE_GRACE_S = 2.0  # for the answers of calls under way when the implementation has broken down
-LAST_ANSWERS_S = 1.0  # for answers on their way out; whoever watches the health of a stopping server stays that long
+FAILURE_GRACE_S = 2.0  # for the answers of calls in flight after the implementation failed
+LAST_ANSWERS_S = 1.0  # for answers already being sent; open health Watch calls keep a stopping server that long
+PEER_TIMEOUT_S = 3.0  # for a health check or reflection request to arrive, or its answer to be read
 LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
-RPC_HEADROOM = 1000  # calls beside transcriptions that may be waiting at once: health checks, refusals
+RPC_HEADROOM = 1000  # concurrent calls beside transcriptions: health checks, rejections
 
 
 class PortTakenError(Exception):
-    """The address cannot be listened on. The message is one line for the operator."""
+    """The address cannot be bound. The message is one line for the operator."""
 
 
 class TranscriptionServer:
-    """Listens at once, but takes transcription calls only once the implementation is ready."""
+    """Binds the port at once, but admits transcription calls only while the implementation is ready."""
 
     def __init__(self, service: ITranscriptionService, settings: Settings) -> None:
-        """Binds the port and answers health checks with NOT_SERVING.
+        """Bind the port. Health is NOT_SERVING until `start` returns.
 
         Raises:
-            PortTakenError: the address is in use or is not this machine's.
+            PortTakenError: the address is in use or not an address of this machine.
             ConfigurationError: the TLS files cannot be used.
         """
         self._service = service
@@ -60,19 +62,17 @@ class TranscriptionServer:
         )
         self.port = self._bind()
         transcription_pb2_grpc.add_TranscriptionServiceServicer_to_server(service, self._server)
-        self._health = Health(SERVICE_NAME)
+        self._health = Health(SERVICE_NAME, PEER_TIMEOUT_S)
         self._health.add_to(self._server)
-        self._on_request: list[Reflection | Channelz] = []
+        self._introspection = Introspection(PEER_TIMEOUT_S)
         if settings.server_reflection:
-            self._on_request.append(Reflection(SERVICE_NAME))
+            self._introspection.add_reflection(self._server, SERVICE_NAME)
         if settings.server_channelz:
-            self._on_request.append(Channelz())
-        for extra in self._on_request:
-            extra.add_to(self._server)
+            self._introspection.add_channelz(self._server)
         self._stop_metrics: Callable[[], None] = lambda: None
 
     def start(self) -> None:
-        """Starts the server, prepares the implementation, then reports SERVING.
+        """Start listening, prepare the implementation, then admit calls and report SERVING.
 
         Raises:
             ml.errors.SpeechError: the implementation cannot serve.
@@ -82,7 +82,7 @@ class TranscriptionServer:
         self._serve_metrics()
         self._server.start()
         self._service.start(self._settings)
-        self._take_calls(True)
+        self._set_open(True)
         _log.info(
             "🚀 gRPC сервер запущен на %s:%d (реализация: %s, запуск занял %.1f сек)",
             self._settings.server_host,
@@ -93,36 +93,35 @@ class TranscriptionServer:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the implementation can still answer."""
+        """Whether the implementation can still answer; if not, the process should end."""
         return self._service.is_alive()
 
-    def follow(self) -> None:
-        """Takes new calls while the implementation is ready for them, and says so in health; to be called often."""
+    def sync_readiness(self) -> None:
+        """Admit calls, and report SERVING, exactly while the implementation is ready. To be called periodically."""
         if self._service.is_ready() != self._interceptor.is_open:
-            self._take_calls(not self._interceptor.is_open)
+            self._set_open(not self._interceptor.is_open)
 
-    def fail(self) -> None:
-        """Ends at once, for an implementation that has broken down: calls under way are told to come back later."""
-        self._take_calls(False)
+    def abort(self) -> None:
+        """End at once, after the implementation failed: calls in flight get UNAVAILABLE."""
+        self._set_open(False)
         self._service.abort_all()
         self._server.stop(FAILURE_GRACE_S).wait()
 
     def stop(self) -> None:
-        """Refuses new calls, lets those in flight finish within SHUTDOWN_GRACE_S, releases everything."""
-        self._take_calls(False)
-        # The port stays open meanwhile, and new calls are told to come back; once it closes, grpc cancels them instead.
+        """Reject new calls, give those in flight SHUTDOWN_GRACE_S to finish, release everything."""
+        self._set_open(False)
+        # The port stays open meanwhile: new calls get UNAVAILABLE with a pushback. A closed port would cancel them.
         in_time = self._pool.wait_until_idle(self._settings.shutdown_grace_s)
         self._server.stop(LAST_ANSWERS_S if in_time else 0).wait()
         self._service.stop()
         self._interceptor.close()
         self._health.close()
-        for extra in self._on_request:
-            extra.close()
+        self._introspection.close()
         self._stop_metrics()
 
-    def _take_calls(self, is_open: bool) -> None:
+    def _set_open(self, is_open: bool) -> None:
         self._interceptor.is_open = is_open
-        self._health.is_serving(is_open)
+        self._health.set_serving(is_open)
         self.metrics.serving.set(is_open)
 
     def _bind(self) -> int:
@@ -157,7 +156,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_send_message_length", settings.grpc_max_send_message_length),
         ("grpc.max_receive_message_length", settings.grpc_max_receive_message_length),
-        ("grpc.so_reuseport", 0),  # or a second server would silently share the port
+        ("grpc.so_reuseport", 0),  # with 1, a second server would silently share the port
         ("grpc.max_connection_age_ms", int(settings.connection_max_age_s * 1000)),
         ("grpc.max_connection_age_grace_ms", int(settings.connection_grace_s * 1000)),
         ("grpc.enable_channelz", int(settings.server_channelz)),

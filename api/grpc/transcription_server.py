@@ -86,11 +86,11 @@ def serve(implementation: str, settings: Settings) -> int:
     try:
         server.start()
         while server.is_alive:
-            server.follow()
+            server.sync_readiness()
             time.sleep(_STOP_POLL_S)
         _log.critical("💥 Реализация больше не отвечает: процесс завершается, чтобы его перезапустили")
         _end_within(SHUTDOWN_MARGIN_S)
-        server.fail()
+        server.abort()
         _force_exit()
     except StopRequested:
         _log.info("🛑 Останавливаюсь: новые запросы не принимаются")

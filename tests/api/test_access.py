@@ -1,4 +1,4 @@
-"""Who may call: tokens, TLS with and without client certificates, and what an open address and reflection say."""
+"""Access: tokens, TLS with and without client certificates, and the warning about an open address."""
 
 import hashlib
 import logging
@@ -9,9 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 import trustme
-from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from api.grpc import auth, tls
 from api.grpc.auth import TokenCheck
@@ -324,7 +322,7 @@ def test_tls_file_that_cannot_be_used_stops_the_start(
     assert str(certificates.folder) not in str(refusal.value)
 
 
-# --- An open address, reflection ---
+# --- An open address ---
 
 
 def warnings_at_start(caplog: pytest.LogCaptureFixture, **values: object) -> list[str]:
@@ -345,40 +343,3 @@ def test_address_with_tokens_or_tls_or_on_loopback_is_not_warned_about(
     assert warnings_at_start(caplog, server_host="0.0.0.0", auth_token_hashes=hash_of(TOKEN)) == []
     assert warnings_at_start(caplog, server_host="0.0.0.0", **certificates.settings) == []
     assert warnings_at_start(caplog, server_host="127.0.0.1") == []
-
-
-def services_listed(**values: object) -> list[str]:
-    """The services that reflection names."""
-    with (
-        running(**values) as server,
-        grpc.insecure_channel(f"127.0.0.1:{server.port}", options=LOCAL) as channel,
-    ):
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        question = reflection_pb2.ServerReflectionRequest(list_services="")
-        (answer,) = stub.ServerReflectionInfo(iter([question]), timeout=PATIENCE_S)
-        return [service.name for service in answer.list_services_response.service]
-
-
-def test_reflection_answers_only_when_asked_for() -> None:
-    with pytest.raises(grpc.RpcError) as refusal:
-        services_listed()
-    assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert SERVICE_NAME in services_listed(server_reflection=True)
-
-
-def calls_counted(**values: object) -> int:
-    """How many calls the server has begun to answer, by channelz."""
-    with (
-        running(**values) as server,
-        grpc.insecure_channel(f"127.0.0.1:{server.port}", options=LOCAL) as channel,
-    ):
-        stub = channelz_pb2_grpc.ChannelzStub(channel)
-        servers = stub.GetServers(channelz_pb2.GetServersRequest(), timeout=PATIENCE_S).server
-        return sum(server.data.calls_started for server in servers)
-
-
-def test_channelz_answers_only_when_asked_for() -> None:
-    with pytest.raises(grpc.RpcError) as refusal:
-        calls_counted(server_reflection=True)
-    assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert calls_counted(server_channelz=True) >= 1

@@ -214,7 +214,7 @@ def test_serving_gauge_follows_the_servers_life() -> None:
         SlowToStart.may_start.set()
         thread.join()
         assert value(scrape(port), "transcription_serving") == 1
-        server.fail()
+        server.abort()
         assert value(scrape(port), "transcription_serving") == 0
     finally:
         SlowToStart.may_start.set()

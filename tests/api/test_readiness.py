@@ -82,7 +82,7 @@ def test_calls_are_refused_while_the_implementation_is_not_ready_and_taken_again
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = transcription_pb2_grpc.TranscriptionServiceStub(channel)
         for service.ready in (False, True, False):
-            server.follow()  # as the program does twice a second
+            server.sync_readiness()  # as the program does twice a second
             assert check(channel, "") == (Health.SERVING if service.ready else Health.NOT_SERVING)
             call = stub.TranscribeAudio.future(transcription_pb2.AudioRequest(filename="a.wav"), timeout=5)
             assert (call.code() is grpc.StatusCode.OK) == service.ready

@@ -9,8 +9,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from api.grpc import health as beside
-from api.grpc import server
+from api.grpc import health, server
+from api.grpc.reflection import REFLECTION_WORKERS
 from generated.v1 import transcription_pb2
 from tests.faults.conftest import OpenHouse
 from tests.support import process_stats as belongings
@@ -33,10 +33,10 @@ def watch(house: ServerHarness, service: str = SERVICE_NAME) -> Any:
 def test_half_sent_health_checks_do_not_keep_health_from_answering(
     start_server: OpenHouse, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr(beside, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(server, "PEER_TIMEOUT_S", 0.5)
     house = start_server()
     with ExitStack() as halves:
-        for _ in range(2 * beside.HEALTH_WORKERS):
+        for _ in range(2 * health.HEALTH_WORKERS):
             halves.enter_context(HalfCall(house.server.port, method))
         time.sleep(0.3)
         assert house.health() == Health.SERVING
@@ -45,18 +45,18 @@ def test_half_sent_health_checks_do_not_keep_health_from_answering(
 def test_watchers_who_take_nothing_do_not_keep_health_from_answering_and_changing(
     start_server: OpenHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(beside, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(server, "PEER_TIMEOUT_S", 0.5)
     house = start_server()
     message = health_pb2.HealthCheckRequest(service=SERVICE_NAME).SerializeToString()
     with ExitStack() as deaf:
-        for _ in range(2 * beside.HEALTH_WORKERS):
+        for _ in range(2 * health.HEALTH_WORKERS):
             deaf.enter_context(NonReadingCall(house.server.port, WATCH, message))
         time.sleep(0.3)
         updates = watch(house)
         assert house.health() == next(updates).status == Health.SERVING
-        house.server._health.is_serving(False)
+        house.server._health.set_serving(False)
         assert next(updates).status == Health.NOT_SERVING
-        house.server._health.is_serving(True)
+        house.server._health.set_serving(True)
         assert next(updates).status == Health.SERVING
         updates.cancel()
 
@@ -71,7 +71,7 @@ def test_nothing_is_kept_of_those_who_watched(start_server: OpenHouse) -> None:
 
 
 def test_no_more_than_so_many_may_watch(start_server: OpenHouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beside, "MAX_WATCHERS", 2)
+    monkeypatch.setattr(health, "MAX_WATCHERS", 2)
     house = start_server()
     watching = [watch(house), watch(house, "unknown")]
     for updates in watching:
@@ -98,10 +98,10 @@ def test_a_check_of_an_unknown_service_finds_nothing(start_server: OpenHouse) ->
 def test_open_reflection_streams_hold_no_worker_and_are_ended(
     start_server: OpenHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(beside, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(server, "PEER_TIMEOUT_S", 0.5)
     house = start_server(server_reflection=True, server_max_workers=1)
     with ExitStack() as halves:
-        for _ in range(2 * beside.REFLECTION_WORKERS):
+        for _ in range(2 * REFLECTION_WORKERS):
             halves.enter_context(HalfCall(house.server.port, REFLECTION))
         assert_transcribed([house.ask(recordings.control())], recordings.CONTROL_S)
         stub = reflection_pb2_grpc.ServerReflectionStub(house.channel)
@@ -123,7 +123,7 @@ def test_a_caller_who_takes_nothing_of_the_answer_frees_its_worker(start_server:
 def test_calls_beyond_all_bounds_are_refused_and_the_server_works_on(
     start_server: OpenHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(beside, "PATIENCE_S", 2)
+    monkeypatch.setattr(server, "PEER_TIMEOUT_S", 2)
     monkeypatch.setattr(server, "RPC_HEADROOM", 50)
     house = start_server(server_max_workers=1, server_max_waiting=1)
     with HalfCall(house.server.port, CHECK) as halves:

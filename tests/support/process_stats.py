@@ -11,7 +11,7 @@ from pathlib import Path
 
 SETTLING_S = 10  # the transport closes its connections in its own time
 # Their threads come as they are needed and are bounded by the pools.
-POOLS = ("rpc", "idle-watch", "rejection", "health", "reflection", "channelz", "encoder-worker")
+POOLS = ("rpc", "idle-watch", "rejection", "health", "reflection", "encoder-worker")
 
 
 def descriptors(pid: int | str = "self") -> Counter[str]:

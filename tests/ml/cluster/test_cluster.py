@@ -81,7 +81,7 @@ class Served:
         )
 
     def health(self) -> int:
-        self.server.follow()  # as the program does twice a second
+        self.server.sync_readiness()  # as the program does twice a second
         return int(health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest(), timeout=5).status)
 
     def close(self) -> None:

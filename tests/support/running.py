@@ -1,0 +1,36 @@
+"""A server in this process that is ready, and connections to it that no other test shares."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from api.grpc.server import TranscriptionServer
+from services.transcription.interface import ITranscriptionService
+from tests.conftest import FakeService, settings_for_tests
+
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]  # as a channel's options
+
+
+@contextmanager
+def running(service: ITranscriptionService | None = None, **settings: Any) -> Iterator[TranscriptionServer]:
+    """A started server around `service`, by default a FakeService."""
+    server = TranscriptionServer(service or FakeService(), settings_for_tests(**settings))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def connected(service: ITranscriptionService | None = None, **settings: Any) -> Iterator[grpc.Channel]:
+    """A channel to a server as `running` makes it."""
+    with running(service, **settings) as server, channel_to(server.port) as channel:
+        yield channel
+
+
+def channel_to(port: int) -> grpc.Channel:
+    """A connection of its own to a server on this machine; close it."""
+    return grpc.insecure_channel(f"127.0.0.1:{port}", options=OWN_CONNECTION)
