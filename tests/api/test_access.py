@@ -17,7 +17,7 @@ from api.grpc.server import SERVICE_NAME, TranscriptionServer
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from resources.config import ConfigurationError
 from tests.conftest import FakeService, Serve, settings_for_tests
-from tests.services.test_calls import wav
+from tests.support.audio import voice_wav as wav
 
 TOKEN, OTHER_TOKEN = "correct-horse", "battery-staple"
 LOCAL = [("grpc.use_local_subchannel_pool", 1)]  # every channel of these tests makes a connection of its own

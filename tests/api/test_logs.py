@@ -19,7 +19,8 @@ from ml.transcript import Completion
 from resources.config import Settings
 from resources.logs import configure_logging
 from tests.conftest import FakeService, Serve, Stub
-from tests.services.test_calls import pieces, wav
+from tests.support.audio import voice_wav as wav
+from tests.support.messages import stream_messages as pieces
 
 TOKEN = "correct-horse"
 SECRET_TEXT = "тайные слова записи"

@@ -24,7 +24,8 @@ from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
 from resources.config import PROJECT_ROOT, Settings
 from tests.conftest import FakeService, Serve, settings_for_tests
-from tests.services.test_calls import pieces, wav
+from tests.support.audio import voice_wav as wav
+from tests.support.messages import stream_messages as pieces
 from tests.support.processes import run
 
 PATIENCE_S = 20

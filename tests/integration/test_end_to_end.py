@@ -1,4 +1,4 @@
-"""Real speech in, the right words out: the bundled model behind both calls of a real server."""
+"""Real speech through a real server with the bundled model: the right words, in every call and format."""
 
 import json
 import socket
@@ -14,6 +14,7 @@ from generated.v1 import transcription_pb2
 from resources.config import PROJECT_ROOT
 from tests.conftest import IMPLEMENTATIONS, TINY_MODEL, Stub, sample, serving_bundled
 from tests.support.audio import FORMATS, encode
+from tests.support.messages import stream_messages
 from tests.support.processes import Health, run, started, wait_for
 
 SEED_CLIENT = """
@@ -60,10 +61,8 @@ def transcribe(stub: Stub, path: Path) -> transcription_pb2.TranscriptionRespons
     return stub.TranscribeAudio(transcription_pb2.AudioRequest(audio_data=path.read_bytes(), filename=path.name))
 
 
-def pieces(path: Path, size: int) -> Iterator[transcription_pb2.AudioChunk]:
-    data = path.read_bytes()
-    for start in range(0, len(data), size):
-        yield transcription_pb2.AudioChunk(chunk_data=data[start : start + size], filename=path.name)
+def pieces(path: Path, piece_bytes: int) -> Iterator[transcription_pb2.AudioChunk]:
+    return stream_messages(path.read_bytes(), piece_bytes, filename=path.name)
 
 
 def test_shipped_recording_is_transcribed_word_for_word_by_both_calls(bundled: Stub) -> None:
@@ -116,16 +115,16 @@ def test_file_gives_the_same_bytes_alone_and_among_31_others(bundled: Stub) -> N
     demo, others = sample("demo.wav"), [sample("word_times.wav"), sample("demo.mp3"), sample("no_speech.wav")]
 
     def content(response: transcription_pb2.TranscriptionResponse) -> bytes:
-        """What depends on the audio, without what depends on the clock."""
+        """The part of a response that depends on the audio alone."""
         kept = transcription_pb2.TranscriptionResponse(transcript=response.transcript, segments=response.segments)
         return kept.SerializeToString(deterministic=True)
 
     alone = content(transcribe(bundled, demo))
     with ThreadPoolExecutor(32) as clients:
-        mates = [clients.submit(transcribe, bundled, others[number % 3]) for number in range(31)]
+        others_results = [clients.submit(transcribe, bundled, others[number % 3]) for number in range(31)]
         among = clients.submit(transcribe, bundled, demo)
         assert content(among.result()) == alone
-        assert all(mate.result().success for mate in mates)
+        assert all(other.result().success for other in others_results)
 
 
 def test_texts_of_many_chunks_read_as_one(short_chunks: Stub) -> None:
@@ -136,7 +135,7 @@ def test_texts_of_many_chunks_read_as_one(short_chunks: Stub) -> None:
 
 
 def test_words_at_the_cuts_are_neither_lost_nor_doubled(short_chunks: Stub) -> None:
-    """In chunks of 5 s. What is lost and added in all bounds what is at the cuts; to be tightened with the model."""
+    """In chunks of 5 s. The words lost and added in all bound those at the cuts; tighten the limit with the model."""
     rows = json.loads(sample("word_times.json").read_text(encoding="utf-8"))
     response = transcribe(short_chunks, sample("word_times.wav"))
     counts = jiwer.process_words(" ".join(row["word"] for row in rows), response.transcript)

@@ -1,8 +1,7 @@
-"""Nothing of a recording is held on to once its call has been answered, even before the garbage is collected."""
+"""No part of a recording is kept once its call has been answered, even before garbage collection."""
 
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -14,14 +13,15 @@ from ml.audio.splitter import Chunk
 from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
 from tests.conftest import FakeService, Serve, Stub
-from tests.support import audio as media
+from tests.support.audio import pcm, voice
+from tests.support.messages import stream_messages
+from tests.support.waiting import wait_until_equal
 
-PATIENCE_S = 20
 LONGEST_S = 10
 
 
-class Remembers(FakeService):
-    """Knows which of the chunks it got are still there."""
+class ReferenceCountingService(FakeService):
+    """Counts the chunks that are still referenced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,34 +40,28 @@ class Remembers(FakeService):
 
 
 def outcome(stub: Stub, method: str, audio_bytes: bytes) -> bool:
-    """Whether a call succeeds."""
+    """Return whether a call succeeds."""
     description = {"filename": "a.raw", "format": "pcm", "sample_rate": 8000}
     if method == "TranscribeAudio":
         return stub.TranscribeAudio(transcription_pb2.AudioRequest(audio_data=audio_bytes, **description)).success
-    messages = [
-        transcription_pb2.AudioChunk(chunk_data=audio_bytes[start : start + 10_000], **description)
-        for start in range(0, len(audio_bytes), 10_000)
-    ]
+    messages = stream_messages(audio_bytes, 10_000, **description)
     if method == "TranscribeAudioStream":
-        return stub.TranscribeAudioStream(iter(messages)).success
-    *_, last = stub.TranscribeAudioIncremental(iter(messages))
+        return stub.TranscribeAudioStream(messages).success
+    *_, last = stub.TranscribeAudioIncremental(messages)
     return last.response.success
 
 
 @pytest.mark.parametrize("method", ["TranscribeAudio", "TranscribeAudioStream", "TranscribeAudioIncremental"])
 @pytest.mark.parametrize("duration_s", [8, 14], ids=["good", "too long"])
-def test_an_answered_call_lets_go_of_its_recording(serve: Serve, method: str, duration_s: int) -> None:
-    service = Remembers()
+def test_answered_call_releases_its_recording(serve: Serve, method: str, duration_s: int) -> None:
+    service = ReferenceCountingService()
     stub = serve(service, audio_max_duration_s=LONGEST_S, model_chunk_duration=2)
-    audio_bytes = media.pcm(media.voice(duration_s, sample_rate=8000))
+    audio_bytes = pcm(voice(duration_s, sample_rate=8000))
     gc.collect()
     gc.disable()
     try:
         assert outcome(stub, method, audio_bytes) is (duration_s <= LONGEST_S)
         assert service.waveforms
-        deadline_s = time.monotonic() + PATIENCE_S
-        while service.held:
-            assert time.monotonic() < deadline_s, f"{service.held} of {len(service.waveforms)} chunks are held"
-            time.sleep(0.02)
+        wait_until_equal(lambda: service.held, 0)
     finally:
         gc.enable()

@@ -1,4 +1,4 @@
-"""Segments account for every second; silence is not asked about; updates come while the work goes on."""
+"""Segments cover every second, silence never reaches the model, and updates arrive during the upload."""
 
 import threading
 from collections.abc import Iterator
@@ -6,74 +6,28 @@ from collections.abc import Iterator
 import grpc
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from generated.v1 import transcription_pb2
-from ml.audio.splitter import Chunk
 from ml.audio.vad import has_speech
-from ml.interfaces import RecognitionOptions
-from ml.pipeline.pipeline import Pipeline
-from ml.transcript import Completion, Status
 from tests.conftest import FakeService, Serve
-from tests.services.test_calls import ask, pieces, wav
-from tests.support.audio import voice
+from tests.support.audio import voice, voice_wav
+from tests.support.messages import stream_messages, transcribe_file
+from tests.support.waiting import HANG_LIMIT_S
 
 RATE = 16_000
 Response = transcription_pb2.TranscriptionResponse
 
 
-def pcm(waveform: np.ndarray) -> bytes:
-    return (waveform * 32767).astype("<i2").tobytes()
-
-
 def assert_covers(response: Response) -> None:
-    """The segments follow each other without gap or overlap, from the first sample to the last."""
+    """Check that the segments cover the audio without gap or overlap."""
     assert response.segments[0].start_s == 0
     for segment, following in zip(response.segments, response.segments[1:], strict=False):
         assert segment.start_s < segment.end_s == following.start_s
     assert response.segments[-1].end_s == response.audio_duration
 
 
-class FakeDecoding:
-    """Blocks as a decoder would yield them."""
-
-    warnings = ()
-
-    def __init__(self, blocks: list[np.ndarray]) -> None:
-        self._blocks = blocks
-        self.duration_s = sum(map(len, blocks)) / RATE
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter(self._blocks)
-
-
-def name_chunks(
-    chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
-) -> Iterator[Completion]:
-    for chunk in chunks:
-        yield Completion(str(chunk.start_sample))
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    parts=st.lists(st.tuples(st.booleans(), st.floats(0.05, 12)), min_size=1, max_size=8), target_s=st.integers(1, 30)
-)
-def test_segments_cover_any_mixture_of_speech_and_silence(parts: list[tuple[bool, float]], target_s: int) -> None:
-    blocks = [voice(length_s) if speech else np.zeros(int(length_s * RATE), np.float32) for speech, length_s in parts]
-    decoding = FakeDecoding(blocks)
-    pipeline = Pipeline(None, target_s, name_chunks)  # type: ignore[arg-type]  # nothing is decoded
-    transcript = pipeline.run(decoding, threading.Event(), lambda segment: None, RecognitionOptions())  # type: ignore[arg-type]
-    samples = [(round(s.start_s * RATE), round(s.end_s * RATE)) for s in transcript.segments]
-    assert [start for start, _ in samples] == [0, *(end for _, end in samples[:-1])]
-    assert samples[-1][1] == sum(map(len, blocks))
-    spoken = [segment for segment in transcript.segments if segment.status is Status.TRANSCRIBED]
-    assert all(segment.text == str(round(segment.start_s * RATE)) for segment in spoken)  # each text in its own segment
-    assert all(segment.text == "" for segment in transcript.segments if segment.status is Status.SILENCE)
-
-
 def test_response_carries_segments_stage_times_and_no_warning(serve: Serve) -> None:
-    response, _ = ask(serve(FakeService(), model_chunk_duration=3), wav(10), filename="a.wav")
+    response, _ = transcribe_file(serve(FakeService(), model_chunk_duration=3), voice_wav(10), filename="a.wav")
     assert_covers(response)
     assert " ".join(segment.text for segment in response.segments) == response.transcript
     assert {segment.status for segment in response.segments} == {transcription_pb2.TRANSCRIBED}
@@ -83,16 +37,16 @@ def test_response_carries_segments_stage_times_and_no_warning(serve: Serve) -> N
 
 def test_cut_file_is_transcribed_as_far_as_it_goes_with_a_warning(serve: Serve) -> None:
     stub = serve(FakeService())
-    data = wav(10)[:-100_000]
-    response, _ = ask(stub, data, filename="a.wav")
+    data = voice_wav(10)[:-100_000]
+    response, _ = transcribe_file(stub, data, filename="a.wav")
     assert response.success and response.audio_duration == pytest.approx(10 - 100_000 / 32_000, abs=0.1)
     assert len(response.warnings) == 1
-    assert stub.TranscribeAudioStream(pieces(data, 7777, filename="a.wav")).warnings == response.warnings
+    assert stub.TranscribeAudioStream(stream_messages(data, 7777, filename="a.wav")).warnings == response.warnings
 
 
 def test_silence_is_a_success_and_never_reaches_the_model(serve: Serve) -> None:
     service = FakeService()
-    response, _ = ask(serve(service), bytes(40 * 2 * RATE), filename="a.raw", format="pcm")
+    response, _ = transcribe_file(serve(service), bytes(40 * 2 * RATE), filename="a.raw", format="pcm")
     assert response.success and response.transcript == "" and service.recognised == []
     assert {segment.status for segment in response.segments} == {transcription_pb2.SILENCE}
     assert_covers(response)
@@ -124,49 +78,51 @@ def test_one_word_in_a_long_silence_is_kept(word_s: float, noise: float) -> None
     assert has_speech(waveform)
 
 
-def test_updates_bring_segments_in_order_then_the_response(serve: Serve) -> None:
+def test_updates_carry_segments_in_order_then_the_response(serve: Serve) -> None:
     stub = serve(FakeService(), model_chunk_duration=3)
-    data = wav(20)
-    updates = list(stub.TranscribeAudioIncremental(pieces(data, 50_000, filename="a.wav")))
+    data = voice_wav(20)
+    updates = list(stub.TranscribeAudioIncremental(stream_messages(data, 50_000, filename="a.wav")))
     segments = [update.segment for update in updates if update.HasField("segment")]
     progress = [update.progress for update in updates if update.HasField("progress")]
     response = updates[-1].response
     assert response.success and list(response.segments) == segments
     assert [p.done_s for p in progress] == [segment.end_s for segment in segments]
     assert all(p.decoded_s >= p.done_s for p in progress)
-    assert response.transcript == stub.TranscribeAudioStream(pieces(data, 50_000, filename="a.wav")).transcript
+    assert response.transcript == stub.TranscribeAudioStream(stream_messages(data, 50_000, filename="a.wav")).transcript
 
 
-def test_update_comes_before_the_upload_has_ended(serve: Serve) -> None:
-    came = threading.Event()
+def test_update_arrives_before_the_upload_has_ended(serve: Serve) -> None:
+    arrived = threading.Event()
 
     def upload() -> Iterator[transcription_pb2.AudioChunk]:
-        data = wav(30)
+        data = voice_wav(30)
         yield transcription_pb2.AudioChunk(chunk_data=data[: len(data) // 2], filename="a.wav")
-        assert came.wait(20)
+        assert arrived.wait(HANG_LIMIT_S)
         yield transcription_pb2.AudioChunk(chunk_data=data[len(data) // 2 :])
 
-    for update in serve(FakeService(), model_chunk_duration=3).TranscribeAudioIncremental(upload(), timeout=60):
+    for update in serve(FakeService(), model_chunk_duration=3).TranscribeAudioIncremental(
+        upload(), timeout=HANG_LIMIT_S
+    ):
         if update.HasField("segment"):
-            came.set()
+            arrived.set()
     assert update.response.success
 
 
-def test_incremental_call_refuses_content_in_its_last_message(serve: Serve) -> None:
-    call = serve(FakeService()).TranscribeAudioIncremental(pieces(b"no audio" * 99, 100, filename="a.mp3"))
+def test_incremental_call_reports_a_content_error_in_its_last_message(serve: Serve) -> None:
+    call = serve(FakeService()).TranscribeAudioIncremental(stream_messages(b"no audio" * 99, 100, filename="a.mp3"))
     updates = list(call)
     assert not updates[-1].response.success
     assert dict(call.trailing_metadata())["x-error-code"] == "UNDECODABLE_AUDIO"
 
 
 class OnlyCalls(FakeService):
-    """Overrides the calls, as the recipe shows, and has no recogniser."""
+    """Has the calls alone, as in the recipe, and no recogniser."""
 
     recognise = FakeService.__mro__[1].recognise  # type: ignore[assignment]
 
 
 def test_implementation_without_a_recogniser_answers_unimplemented(serve: Serve) -> None:
     call = serve(OnlyCalls()).TranscribeAudioIncremental(iter(()))
-    with pytest.raises(grpc.RpcError) as refusal:
+    with pytest.raises(grpc.RpcError) as rejection:
         list(call)
-    assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert rejection.value.code() is grpc.StatusCode.UNIMPLEMENTED

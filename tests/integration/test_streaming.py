@@ -1,11 +1,11 @@
-"""Streaming that streams: recognition runs while the upload does, and comes to what the whole file comes to."""
+"""Recognition runs during the upload, and gives the transcript of the whole file."""
 
 import hashlib
 import threading
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 
-import grpc
 import pytest
 
 from generated.v1 import transcription_pb2
@@ -13,10 +13,9 @@ from ml.audio.splitter import Chunk
 from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
 from tests.conftest import FakeService, Serve, Stub, sample
-from tests.services.test_calls import ask, pieces, wav
-from tests.support.audio import FORMATS, encode
-
-PATIENCE_S = 20
+from tests.support.audio import FORMATS, encode, pcm, voice, voice_wav
+from tests.support.messages import stream_messages, transcribe_file
+from tests.support.waiting import HANG_LIMIT_S, wait_until_steady
 
 
 class Fingerprints(FakeService):
@@ -30,14 +29,14 @@ class Fingerprints(FakeService):
 
 
 def stream(stub: Stub, data: bytes, size: int, name: str) -> transcription_pb2.TranscriptionResponse:
-    return stub.TranscribeAudioStream(pieces(data, size, filename=name), timeout=60)
+    return stub.TranscribeAudioStream(stream_messages(data, size, filename=name), timeout=HANG_LIMIT_S)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_stream_gives_the_samples_of_the_whole_file_in_every_format(serve: Serve, tmp_path: Path, name: str) -> None:
     path = encode(sample("demo.wav"), tmp_path, name)
     stub = serve(Fingerprints(), model_chunk_duration=3)
-    whole, _ = ask(stub, path.read_bytes(), filename=path.name)
+    whole, _ = transcribe_file(stub, path.read_bytes(), filename=path.name)
     assert whole.success and len(whole.transcript.split()) > 2
     for size in (997, 65_536, 4 * 1024 * 1024):
         streamed = stream(stub, path.read_bytes(), size, path.name)
@@ -46,13 +45,13 @@ def test_stream_gives_the_samples_of_the_whole_file_in_every_format(serve: Serve
 
 def test_stream_of_single_bytes_gives_the_same(serve: Serve) -> None:
     stub = serve(Fingerprints())
-    data = wav(0.25)
-    whole, _ = ask(stub, data, filename="a.wav")
+    data = voice_wav(0.25)
+    whole, _ = transcribe_file(stub, data, filename="a.wav")
     assert stream(stub, data, 1, "a.wav").transcript == whole.transcript
 
 
-class Announcing(FakeService):
-    """Says when the first chunk has been recognised."""
+class SignallingService(FakeService):
+    """Sets an event when the first chunk has been recognised."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,64 +66,53 @@ class Announcing(FakeService):
 
 
 def test_recognition_begins_before_the_upload_has_ended(serve: Serve) -> None:
-    service = Announcing()
-    data = wav(30)
+    service = SignallingService()
+    data = voice_wav(30)
 
     def upload() -> Iterator[transcription_pb2.AudioChunk]:
         half = len(data) // 2
         yield transcription_pb2.AudioChunk(chunk_data=data[:half], filename="a.wav")
-        assert service.first_recognised.wait(PATIENCE_S)  # the other half is sent only once this has happened
+        assert service.first_recognised.wait(HANG_LIMIT_S)
         yield transcription_pb2.AudioChunk(chunk_data=data[half:])
 
-    response = serve(service, model_chunk_duration=3).TranscribeAudioStream(upload(), timeout=60)
+    response = serve(service, model_chunk_duration=3).TranscribeAudioStream(upload(), timeout=HANG_LIMIT_S)
     assert response.success and response.audio_duration == pytest.approx(30)
 
 
-class Stuck(FakeService):
-    """Takes one chunk and then none until told."""
+class HeldService(FakeService):
+    """Recognises one chunk, and the others once `may_continue` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.may_go_on = threading.Event()
+        self.may_continue = threading.Event()
 
     def recognise(
         self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
     ) -> Iterator[Completion]:
         for completion in super().recognise(chunks, cancelled, options):
-            assert self.may_go_on.wait(PATIENCE_S)
+            assert self.may_continue.wait(HANG_LIMIT_S)
             yield completion
 
 
-def test_client_is_held_back_while_recognition_is_behind(serve: Serve) -> None:
-    service = Stuck()
-    sent = 0
-    data = wav(600)  # 19 MB
+def test_flow_control_stops_the_client_while_recognition_is_behind(serve: Serve) -> None:
+    service = HeldService()
+    duration_s, sent_s = 3600, 0  # of raw PCM: 115 MB, more than any socket buffers
+    second = pcm(voice(1))
 
     def upload() -> Iterator[transcription_pb2.AudioChunk]:
-        nonlocal sent
-        for piece in pieces(data, 64 * 1024, filename="a.wav"):
-            sent += len(piece.chunk_data)
-            yield piece
+        nonlocal sent_s
+        for _ in range(duration_s):
+            sent_s += 1
+            yield transcription_pb2.AudioChunk(chunk_data=second, filename="a.raw", format="pcm")
 
-    call = serve(service, model_chunk_duration=3).TranscribeAudioStream.future(upload(), timeout=60)
-    with pytest.raises(grpc.FutureTimeoutError):
-        call.result(timeout=2)
-    held_back_at = sent
-    service.may_go_on.set()
-    assert call.result(timeout=60).audio_duration == pytest.approx(600)
-    assert held_back_at < 12_000_000  # what fits into the channel's window and the pipes, and no more
+    call = serve(service, model_chunk_duration=30).TranscribeAudioStream.future(upload(), timeout=300)
+    assert 0 < wait_until_steady(lambda: sent_s) < duration_s
+    service.may_continue.set()
+    assert call.result().audio_duration == pytest.approx(duration_s)
 
 
-def test_refusal_does_not_wait_for_the_rest_of_the_upload(serve: Serve) -> None:
-    sent = 0
-
-    def upload() -> Iterator[transcription_pb2.AudioChunk]:
-        nonlocal sent
-        for _ in range(16_000):  # 1 GB
-            sent += 65_536
-            yield transcription_pb2.AudioChunk(chunk_data=bytes(65_536), filename="a.raw", format="pcm")
-
+def test_content_error_does_not_wait_for_the_rest_of_the_upload(serve: Serve) -> None:
+    endless = repeat(transcription_pb2.AudioChunk(chunk_data=bytes(65_536), filename="a.raw", format="pcm"))
     stub = serve(FakeService(), audio_max_duration_s=3)
-    response, call = stub.TranscribeAudioStream.with_call(upload(), timeout=60)
+    response, call = stub.TranscribeAudioStream.with_call(endless, timeout=HANG_LIMIT_S)
     assert dict(call.trailing_metadata())["x-error-code"] == "AUDIO_TOO_LONG" and not response.success
-    assert sent < 300_000_000

@@ -1,4 +1,4 @@
-"""Evaluation: what counts as an error, what a manifest may look like, what is reported."""
+"""Evaluation: error counts, manifests and reports."""
 
 import json
 import threading
@@ -10,10 +10,11 @@ from ml.errors import UndecodableAudioError
 from ml.evaluate import Report, evaluate, main, to_json, to_text
 from ml.manifest import ManifestError, Sample, normalise, read_manifest
 from ml.transcript import Segment, Transcript
+from tests.support.waiting import HANG_LIMIT_S
 
 
 class FakeModel:
-    """Knows its transcripts by file name; a name it does not know is a file that cannot be decoded."""
+    """Has transcripts by file name; any other file cannot be decoded."""
 
     def __init__(self, **texts: str) -> None:
         self._texts = texts
@@ -56,7 +57,7 @@ def test_letters_written_as_two_code_points_are_the_same_letters() -> None:
     assert normalise("и\u0306од е\u0308ж", merge_yo=False) == "йод ёж"
 
 
-def test_words_heard_in_silence_count_as_errors() -> None:
+def test_words_recognised_in_silence_count_as_errors() -> None:
     report = report_of({"a": "раз два", "silence": ""}, {"a": "раз два", "silence": "три"})
     assert report.wer == pytest.approx(1 / 2)
 
@@ -85,7 +86,7 @@ def test_scores_keep_the_manifests_order_whichever_file_is_ready_first() -> None
 
     def transcribe(path: Path) -> Transcript:
         if path.stem == "first":
-            assert second_done.wait(10)
+            assert second_done.wait(HANG_LIMIT_S)
         else:
             second_done.set()
         return Transcript((Segment(0.0, 1.0, path.stem),), 1.0)
@@ -144,13 +145,13 @@ def test_manifest_is_tsv_or_jsonl_with_paths_relative_to_it(folder: Path, name: 
         ("m.jsonl", "{\n", "строка 1"),
     ],
 )
-def test_unusable_manifest_is_refused_with_its_line(folder: Path, name: str, content: str, complaint: str) -> None:
+def test_unusable_manifest_is_rejected_with_its_line(folder: Path, name: str, content: str, complaint: str) -> None:
     (folder / name).write_text(content, encoding="utf-8")
     with pytest.raises(ManifestError, match=complaint):
         read_manifest(folder / name)
 
 
-def test_manifest_in_another_encoding_is_refused(folder: Path) -> None:
+def test_manifest_in_another_encoding_is_rejected(folder: Path) -> None:
     (folder / "m.tsv").write_bytes("b.wav\tтри\n".encode("cp1251"))
     with pytest.raises(ManifestError, match="UTF-8"):
         read_manifest(folder / "m.tsv")

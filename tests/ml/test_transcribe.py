@@ -1,9 +1,8 @@
-"""Transcribing without a server: the way through the tool, its exit codes, and that it needs no service."""
+"""Transcription without a server: the command line, its exit codes, and its independence of the service."""
 
 import subprocess
 import sys
 import threading
-import wave
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,32 +17,28 @@ from ml.pipeline.pipeline import Pipeline
 from ml.transcribe import main, transcribe
 from ml.transcript import Completion
 from resources.config import PROJECT_ROOT, Settings
-from tests.support.audio import pcm, voice
+from tests.support.audio import voice_wav
 
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
     path = tmp_path / "recording.wav"
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes(pcm(voice(5)))
+    path.write_bytes(voice_wav(5))
     return path
 
 
 def count_chunks(
     chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
 ) -> Iterator[Completion]:
-    """Recognises each chunk as its number."""
+    """Answer each chunk with its number."""
     for number, _chunk in enumerate(chunks, start=1):
         yield Completion(str(number))
 
 
-def test_file_goes_through_the_pipeline_and_its_duration_comes_back(recording: Path) -> None:
+def test_file_is_transcribed_with_its_duration(recording: Path) -> None:
     pipeline = Pipeline(AudioDecoder(find_ffmpeg(None), 60.0, 60.0), 2.0, count_chunks)
     transcript = transcribe(recording, pipeline)
-    numbers = [int(number) for number in transcript.text.split()]  # seams are counted too, and not said
+    numbers = [int(number) for number in transcript.text.split()]  # overlaps are counted too, and are not in the text
     assert len(numbers) >= 3 and numbers == sorted(set(numbers)) and numbers[0] == 1
     assert transcript.audio_duration_s == pytest.approx(5.0)
 
@@ -58,8 +53,8 @@ def test_missing_model_is_one_clear_line_that_names_the_bundled_one(
     recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(recording), "--model", str(tmp_path / "no-model")]) == 1
-    complaint = capsys.readouterr().err.splitlines()[-1]
-    assert complaint.startswith("❌") and "no-model" in complaint and "ml/checkpoints/borealis-tiny-ru" in complaint
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("❌") and "no-model" in message and "ml/checkpoints/borealis-tiny-ru" in message
 
 
 def test_default_model_device_and_cache_are_those_of_the_service() -> None:
@@ -77,7 +72,7 @@ def test_tool_runs_as_a_module_and_as_a_file(way: list[str]) -> None:
     assert result.returncode == 0 and b"--model" in result.stdout
 
 
-def test_tools_do_without_the_service() -> None:
+def test_tools_import_nothing_of_the_service() -> None:
     probe = (
         "import sys, ml.evaluate, ml.transcribe\n"
         "import ml.borealis.load, ml.audio.decoder\n"

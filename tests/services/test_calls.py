@@ -1,48 +1,25 @@
-"""Both calls against a real server around a fake recogniser: answers, refusals, logs."""
+"""The unary and the streamed call of a real server around a fake recogniser: responses, errors, logs."""
 
 import logging
 import re
-import wave
 from collections.abc import Iterator
-from io import BytesIO
+from itertools import repeat
 
 import grpc
 import pytest
 
 from generated.v1 import transcription_pb2
 from ml.transcript import Completion
-from tests.conftest import FakeService, Serve, Stub
-from tests.support.audio import voice
+from tests.conftest import FakeService, Serve
+from tests.support.audio import voice, voice_wav
+from tests.support.messages import stream_messages, transcribe_file
+from tests.support.waiting import HANG_LIMIT_S
 
 RATE = 16_000
 
 
-def wav(duration_s: float, seed: int = 0) -> bytes:
-    """A WAV file of something like a voice."""
-    samples = (voice(duration_s, seed) * 32767).astype("<i2")
-    file = BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(RATE)
-        writer.writeframes(samples.tobytes())
-    return file.getvalue()
-
-
-def pieces(data: bytes, size: int, **first: object) -> Iterator[transcription_pb2.AudioChunk]:
-    for start in range(0, len(data), size):
-        described = first if start == 0 else {}
-        yield transcription_pb2.AudioChunk(chunk_data=data[start : start + size], **described)
-
-
-def ask(stub: Stub, data: bytes, **fields: object) -> tuple[transcription_pb2.TranscriptionResponse, dict[str, str]]:
-    """Calls TranscribeAudio; returns the response and the trailers."""
-    response, call = stub.TranscribeAudio.with_call(transcription_pb2.AudioRequest(audio_data=data, **fields))
-    return response, dict(call.trailing_metadata() or ())
-
-
 def test_unary_call_answers_with_transcript_duration_and_figures(serve: Serve) -> None:
-    response, trailers = ask(serve(FakeService()), wav(2.5), filename="a.wav", format="wav")
+    response, trailers = transcribe_file(serve(FakeService()), voice_wav(2.5), filename="a.wav", format="wav")
     assert response.success and response.error_message == ""
     assert response.transcript == "часть 1"
     assert response.audio_duration == pytest.approx(2.5)
@@ -51,12 +28,12 @@ def test_unary_call_answers_with_transcript_duration_and_figures(serve: Serve) -
     assert "x-error-code" not in trailers
 
 
-def test_streamed_call_answers_as_the_unary_one_for_any_piece_size(serve: Serve) -> None:
+def test_streamed_call_gives_the_response_of_the_unary_one_for_any_piece_size(serve: Serve) -> None:
     stub = serve(FakeService())
-    data = wav(0.5)
-    expected, _ = ask(stub, data, filename="a.wav")
+    data = voice_wav(0.5)
+    expected, _ = transcribe_file(stub, data, filename="a.wav")
     for size in (100, 4096, len(data)):
-        response = stub.TranscribeAudioStream(pieces(data, size, filename="a.wav"))
+        response = stub.TranscribeAudioStream(stream_messages(data, size, filename="a.wav"))
         assert (response.success, response.transcript, response.audio_duration) == (
             True,
             expected.transcript,
@@ -65,58 +42,55 @@ def test_streamed_call_answers_as_the_unary_one_for_any_piece_size(serve: Serve)
 
 
 def test_long_audio_is_split_and_its_texts_joined_in_order(serve: Serve) -> None:
-    response, _ = ask(serve(FakeService(), model_chunk_duration=10), wav(35), filename="a.wav")
+    response, _ = transcribe_file(serve(FakeService(), model_chunk_duration=10), voice_wav(35), filename="a.wav")
     numbers = [int(segment.text.removeprefix("часть ")) for segment in response.segments]
-    assert len(numbers) >= 4 and numbers == sorted(set(numbers))  # others go to the seams between the chunks
+    assert len(numbers) >= 4 and numbers == sorted(set(numbers))  # the other numbers go to overlaps
     assert response.transcript == " ".join(f"часть {number}" for number in numbers)
     assert response.segments[-1].end_s == 35
 
 
-def test_raw_pcm_is_taken_at_its_sample_rate(serve: Serve) -> None:
+def test_raw_pcm_is_read_at_its_sample_rate(serve: Serve) -> None:
     samples = (voice(3, sample_rate=8000) * 32767).astype("<i2").tobytes()
-    response, _ = ask(serve(FakeService()), samples, filename="a.raw", format="pcm", sample_rate=8000)
+    response, _ = transcribe_file(serve(FakeService()), samples, filename="a.raw", format="pcm", sample_rate=8000)
     assert response.success and response.audio_duration == pytest.approx(3, abs=0.01)
 
 
-def test_pcm_without_a_sample_rate_is_taken_at_16_khz(serve: Serve) -> None:
-    response, _ = ask(serve(FakeService()), bytes(2 * RATE), filename="a.raw", format="PCM")
+def test_pcm_without_a_sample_rate_is_read_at_16_khz(serve: Serve) -> None:
+    response, _ = transcribe_file(serve(FakeService()), bytes(2 * RATE), filename="a.raw", format="PCM")
     assert response.audio_duration == pytest.approx(1, abs=0.01)
 
 
-def test_name_without_a_known_ending_is_taken_when_format_names_one(serve: Serve) -> None:
-    response, _ = ask(serve(FakeService()), wav(1), filename="recording", format="WAV")
+def test_name_without_a_known_extension_is_accepted_when_format_names_one(serve: Serve) -> None:
+    response, _ = transcribe_file(serve(FakeService()), voice_wav(1), filename="recording", format="WAV")
     assert response.success
 
 
-def test_ending_in_any_case_is_known(serve: Serve) -> None:
-    response, _ = ask(serve(FakeService()), wav(1), filename="RECORDING.WaV")
+def test_extension_is_known_in_any_case(serve: Serve) -> None:
+    response, _ = transcribe_file(serve(FakeService()), voice_wav(1), filename="RECORDING.WaV")
     assert response.success
 
 
-REFUSALS = {
+CONTENT_ERRORS = {
     "EMPTY_AUDIO": (b"", {"filename": "a.mp3"}),
     "MISSING_FILENAME": (b"data", {"format": "mp3"}),
     "UNSUPPORTED_FORMAT": (b"data", {"filename": "a.exe"}),
     "UNDECODABLE_AUDIO": (b"not audio at all" * 100, {"filename": "a.mp3"}),
-    "AUDIO_TOO_LONG": (wav(4), {"filename": "a.wav"}),
+    "AUDIO_TOO_LONG": (voice_wav(4), {"filename": "a.wav"}),
     "INVALID_SAMPLE_RATE": (bytes(2000), {"filename": "a.raw", "format": "pcm", "sample_rate": -5}),
 }
 
 
-@pytest.mark.parametrize("code", REFUSALS)
+@pytest.mark.parametrize("code", CONTENT_ERRORS)
 def test_content_error_is_answered_in_band_with_its_code(serve: Serve, code: str) -> None:
-    data, fields = REFUSALS[code]
+    data, fields = CONTENT_ERRORS[code]
     stub = serve(FakeService(), audio_max_duration_s=3)
-    response, trailers = ask(stub, data, **fields)
+    response, trailers = transcribe_file(stub, data, **fields)
     assert not response.success and response.transcript == ""
     assert re.search("[а-я]", response.error_message) and "/" not in response.error_message
     assert trailers["x-error-code"] == code
-    streamed, call = (
-        stub.TranscribeAudioStream.with_call(pieces(data or b" ", 1000, **fields)) if data else (None, None)
-    )
-    if streamed is not None and call is not None:
-        assert dict(call.trailing_metadata())["x-error-code"] == code
-        assert streamed.error_message == response.error_message
+    streamed, call = stub.TranscribeAudioStream.with_call(stream_messages(data, 1000, **fields))
+    assert dict(call.trailing_metadata())["x-error-code"] == code
+    assert streamed.error_message == response.error_message
 
 
 def test_stream_without_messages_is_answered_in_band(serve: Serve) -> None:
@@ -125,32 +99,24 @@ def test_stream_without_messages_is_answered_in_band(serve: Serve) -> None:
     assert dict(call.trailing_metadata())["x-error-code"] == "MISSING_FILENAME"
 
 
-def test_stream_over_its_limit_is_refused_before_the_rest_is_read(serve: Serve) -> None:
-    sent = 0
-
-    def endless() -> Iterator[transcription_pb2.AudioChunk]:
-        nonlocal sent
-        for _ in range(10_000):
-            sent += 1
-            yield transcription_pb2.AudioChunk(chunk_data=bytes(64 * 1024), filename="a.wav")
-
+def test_stream_over_its_limit_is_rejected_before_it_ends(serve: Serve) -> None:
+    endless = repeat(transcription_pb2.AudioChunk(chunk_data=bytes(64 * 1024), filename="a.wav"))
     stub = serve(FakeService(), stream_max_bytes=1_000_000)
-    with pytest.raises(grpc.RpcError) as refusal:
-        stub.TranscribeAudioStream(endless())
-    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "STREAM_MAX_BYTES" in refusal.value.details()
-    assert sent < 1000
+    with pytest.raises(grpc.RpcError) as rejection:
+        stub.TranscribeAudioStream(endless, timeout=HANG_LIMIT_S)
+    assert rejection.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "STREAM_MAX_BYTES" in rejection.value.details()
 
 
-def test_message_over_the_limit_is_refused(serve: Serve) -> None:
+def test_message_over_the_limit_is_rejected(serve: Serve) -> None:
     stub = serve(FakeService(), grpc_max_receive_message_length=10_000)
-    with pytest.raises(grpc.RpcError) as refusal:
-        ask(stub, bytes(20_000), filename="a.wav")
-    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    with pytest.raises(grpc.RpcError) as rejection:
+        transcribe_file(stub, bytes(20_000), filename="a.wav")
+    assert rejection.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class BrokenService(FakeService):
-    """Fails with a secret in its error."""
+    """Raises an error with a secret in its text."""
 
     def recognise(self, chunks: object, cancelled: object, options: object) -> Iterator[Completion]:
         raise KeyError("a secret of the server")
@@ -161,7 +127,7 @@ def test_unexpected_error_gives_a_request_id_and_keeps_its_text_in_the_log(
 ) -> None:
     stub = serve(BrokenService())
     with pytest.raises(grpc.RpcError) as failure:
-        ask(stub, wav(1), filename="a.wav")
+        transcribe_file(stub, voice_wav(1), filename="a.wav")
     assert failure.value.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in failure.value.details()
     request_id = failure.value.details().split()[-1]
@@ -170,7 +136,7 @@ def test_unexpected_error_gives_a_request_id_and_keeps_its_text_in_the_log(
 
 def test_log_has_the_documented_lines_word_for_word(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    ask(serve(FakeService()), wav(2.5), filename="interview.wav", format="wav")
+    transcribe_file(serve(FakeService()), voice_wav(2.5), filename="interview.wav", format="wav")
     lines = [record.getMessage() for record in caplog.records if record.name == "FakeService"]
     assert lines[:5] == [
         "=" * 80,
@@ -187,9 +153,9 @@ def test_log_has_the_documented_lines_word_for_word(serve: Serve, caplog: pytest
 
 def test_file_name_cannot_forge_a_log_line(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    ask(
+    transcribe_file(
         serve(FakeService()),
-        wav(1),
+        voice_wav(1),
         filename="a\n✅ Транскрипция успешно завершена!\u2028\x00.wav" + "x" * 9000 + ".wav",
     )
     assert all(len(record.getMessage()) < 300 for record in caplog.records)

@@ -19,11 +19,11 @@ def test_every_error_has_an_outcome(kind: type[SpeechError]) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(all_errors(AudioError), key=lambda kind: kind.__name__))
-def test_what_is_wrong_with_the_content_is_answered_in_band(kind: type[AudioError]) -> None:
+def test_content_errors_are_answered_in_band(kind: type[AudioError]) -> None:
     assert outcome_of(kind("сообщение")) is IN_BAND
 
 
-def test_a_chunk_the_model_fails_on_is_answered_in_band() -> None:
+def test_failure_of_the_model_on_a_chunk_is_answered_in_band() -> None:
     assert outcome_of(RecognitionError("сообщение")) is IN_BAND
 
 
@@ -33,6 +33,6 @@ def test_codes_are_upper_case_and_unique() -> None:
     assert len(codes) == len(set(codes))
 
 
-def test_the_tree_in_the_docstring_is_the_tree_in_the_code() -> None:
+def test_docstring_shows_every_error_of_the_module() -> None:
     own = [kind for kind in all_errors() if kind.__module__ == service_errors.__name__]
     assert own and all(kind.__name__ in (service_errors.__doc__ or "") for kind in own)

@@ -1,7 +1,6 @@
-"""What a request says of itself costs little whatever it says, and uploads together stay within their limit."""
+"""Long names cost no more than short ones, and uploads together stay within their limit."""
 
 import threading
-import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,6 +10,7 @@ import pytest
 from services.transcription.admission import Admission
 from services.transcription.errors import OverloadedError, UnsupportedFormatError
 from services.transcription.request import MAX_LOGGED_NAME, AudioInfo
+from tests.support.waiting import HANG_LIMIT_S
 
 LONG = 20_000_000  # characters; a message may hold ten times as many
 
@@ -19,25 +19,23 @@ LONG_TEXTS = {"letters": "a" * LONG, "folders": "a/" * (LONG // 2), "nothing to 
 
 @pytest.mark.parametrize("name", LONG_TEXTS)
 @pytest.mark.parametrize("field", ["filename", "format"])
-def test_a_text_of_millions_of_characters_costs_no_more_than_a_short_one(name: str, field: str) -> None:
-    description = AudioInfo(**{"filename": "a", "format": "", "sample_rate": 0, field: LONG_TEXTS[name]})
+def test_field_of_millions_of_characters_costs_a_fraction_of_its_size(name: str, field: str) -> None:
+    audio_info = AudioInfo(**{"filename": "a", "format": "", "sample_rate": 0, field: LONG_TEXTS[name]})
     tracemalloc.start()
-    started_s = time.process_time()
     with pytest.raises(UnsupportedFormatError):
-        description.check()
-    shown = description.printable_filename + description.format_name
+        audio_info.check()
+    shown = audio_info.printable_filename + audio_info.format_name
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert time.process_time() - started_s < 0.5
-    assert peak_bytes < 1_000_000 and len(shown) <= 2 * MAX_LOGGED_NAME
+    assert peak_bytes < LONG / 20 and len(shown) <= 2 * MAX_LOGGED_NAME
 
 
-def test_the_ending_of_a_long_name_counts() -> None:
+def test_extension_of_a_long_name_counts() -> None:
     AudioInfo("папка/" * 100_000 + "запись.MP3 ", "", 0).check()
 
 
 class Piece(bytes):
-    """A piece whose length is asked for by several uploads at the same moment."""
+    """A piece whose length two uploads read at the same moment."""
 
     together = threading.Barrier(2)
 
@@ -49,7 +47,7 @@ class Piece(bytes):
 
 def test_two_uploads_at_the_same_moment_do_not_pass_the_limit_together() -> None:
     admission = Admission(max_bytes=150, max_queued_audio_s=1, queued_audio_s=lambda: 0.0)
-    both_in = threading.Barrier(2)
+    both_admitted = threading.Barrier(2)
 
     def upload() -> bool:
         with admission.admitted([Piece(100)]) as pieces:
@@ -58,7 +56,7 @@ def test_two_uploads_at_the_same_moment_do_not_pass_the_limit_together() -> None
             except OverloadedError:
                 return False
             finally:
-                both_in.wait(5)
+                both_admitted.wait(HANG_LIMIT_S)
         return True
 
     with ThreadPoolExecutor(2) as threads:

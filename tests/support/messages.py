@@ -13,3 +13,11 @@ def stream_messages(
     for start in range(0, max(1, len(audio_bytes)), piece_bytes):
         described = first if start == 0 else {}
         yield transcription_pb2.AudioChunk(chunk_data=audio_bytes[start : start + piece_bytes], **described)
+
+
+def transcribe_file(
+    stub: Any, audio_bytes: bytes, **fields: Any
+) -> tuple[transcription_pb2.TranscriptionResponse, dict[str, str]]:
+    """Call TranscribeAudio and return the response and the trailers."""
+    response, call = stub.TranscribeAudio.with_call(transcription_pb2.AudioRequest(audio_data=audio_bytes, **fields))
+    return response, dict(call.trailing_metadata() or ())

@@ -31,7 +31,7 @@ from ml.transcript import Completion
 from resources.config import Settings
 from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from tests.conftest import ON_RAY, RAY_NODE, settings_for_tests
-from tests.services.test_calls import wav
+from tests.support.audio import voice_wav as wav
 from tests.support.fake_engines import EXIT, FAIL, LONGEST_S, SLOW, STOP, chunk, recipe
 from tests.support.fake_models import FakeModel
 

@@ -1,71 +1,52 @@
 """Chunks of long recordings join to one text: no word is lost or doubled at a cut, whatever the pauses are.
 
-The recogniser is right by definition: of each chunk it says the words that sound wholly within it. What is judged is
-where the cuts fall and how the texts are put together.
+The recogniser is right by definition: it returns the words that lie wholly within a chunk. The tests judge where the
+cuts fall and how the texts are merged.
 """
 
 import json
-import threading
 import wave
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from ml.audio.splitter import Chunk
-from ml.interfaces import SAMPLE_RATE, RecognitionOptions, Waveform
-from ml.pipeline.pipeline import Pipeline
+from ml.interfaces import SAMPLE_RATE, Waveform
+from ml.pipeline.recogniser import Recognise
 from ml.transcript import Completion, Transcript
 from tests.conftest import SAMPLES
+from tests.support.decoding import recogniser, transcribe_blocks
 
 LENGTH_S = 200.0
-GAP_S = 0.1  # from word to word within a phrase there is less
+GAP_S = 0.1  # longer than any gap between two words of a phrase
 EDGE_S = 0.025  # where one word runs into the next, the boundary between them is no sharper than this
-MARGIN_S = 0.03  # of the sound around a phrase that goes with it
+MARGIN_S = 0.03  # of the audio around a phrase that stays with it
 ROOM = 1e-4  # noise in the pauses: -80 dBFS
 
 Word = tuple[str, float, float]
 
 
-class Words:
-    """A recognise hook that knows when each word sounds. Of one that is cut it makes something else."""
+def recognise_words(words: list[Word]) -> Recognise:
+    """A recogniser that knows the times of all words. It garbles a word that the chunk holds in part."""
 
-    def __init__(self, words: list[Word]) -> None:
-        self._words = words
+    def answer(chunk: Chunk) -> Completion:
+        inside = (_spelling(word, chunk) for word in words if word[2] > chunk.start_s and word[1] < chunk.end_s)
+        return Completion(" ".join(filter(None, inside)))
 
-    def __call__(
-        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
-    ) -> Iterator[Completion]:
-        for chunk in chunks:
-            heard = [
-                self._hear(word, chunk) for word in self._words if word[2] > chunk.start_s and word[1] < chunk.end_s
-            ]
-            yield Completion(" ".join(filter(None, heard)))
-
-    def _hear(self, word: Word, chunk: Chunk) -> str:
-        text, start_s, end_s = word
-        if chunk.start_s - EDGE_S <= start_s and end_s <= chunk.end_s + EDGE_S:
-            return text
-        share = (min(end_s, chunk.end_s) - max(start_s, chunk.start_s)) / (end_s - start_s)
-        return text[: int(len(text) * share)] + "ы" if share > 0.3 else ""
+    return recogniser(answer)
 
 
-class Blocks:
-    """A decoding of a waveform that is here."""
-
-    warnings = ()
-
-    def __init__(self, waveform: Waveform) -> None:
-        self._waveform = waveform
-        self.duration_s = len(waveform) / SAMPLE_RATE
-
-    def __iter__(self) -> Iterator[Waveform]:
-        return iter(np.array_split(self._waveform, range(SAMPLE_RATE, len(self._waveform), SAMPLE_RATE)))
+def _spelling(word: Word, chunk: Chunk) -> str:
+    text, start_s, end_s = word
+    if chunk.start_s - EDGE_S <= start_s and end_s <= chunk.end_s + EDGE_S:
+        return text
+    share = (min(end_s, chunk.end_s) - max(start_s, chunk.start_s)) / (end_s - start_s)
+    return text[: int(len(text) * share)] + "ы" if share > 0.3 else ""
 
 
 @pytest.fixture(scope="module")
 def phrases() -> list[tuple[Waveform, list[Word]]]:
-    """Stretches of speech without a pause: the sound, and the words with their times in it."""
+    """Stretches of speech without a pause: the waveform, and the words with their times in it."""
     with wave.open(str(SAMPLES / "word_times.wav")) as file:
         waveform = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
     words = [
@@ -79,35 +60,34 @@ def phrases() -> list[tuple[Waveform, list[Word]]]:
     found = []
     for group in groups:
         start = round((group[0][1] - MARGIN_S) * SAMPLE_RATE)
-        sound = waveform[start : round((group[-1][2] + MARGIN_S) * SAMPLE_RATE)]
-        found.append((sound, [(w, a - start / SAMPLE_RATE, b - start / SAMPLE_RATE) for w, a, b in group]))
+        phrase = waveform[start : round((group[-1][2] + MARGIN_S) * SAMPLE_RATE)]
+        found.append((phrase, [(w, a - start / SAMPLE_RATE, b - start / SAMPLE_RATE) for w, a, b in group]))
     return found
 
 
 def long_recording(
     phrases: list[tuple[Waveform, list[Word]]], shortest_s: float, longest_s: float
 ) -> tuple[Waveform, list[Word]]:
-    """Phrases in random order with pauses between their words of so many seconds; with 0 they follow each other."""
+    """Phrases in random order, with pauses between them of so many seconds; with 0 they follow each other."""
     random = np.random.default_rng(round(1000 * (shortest_s + longest_s)))
     parts: list[Waveform] = []
     words: list[Word] = []
     length = 0
     while length < LENGTH_S * SAMPLE_RATE:
-        sound, own = phrases[random.integers(len(phrases))]
+        phrase, own = phrases[random.integers(len(phrases))]
         trimmed = round(min(MARGIN_S, max(0.0, MARGIN_S - shortest_s / 2)) * SAMPLE_RATE)
-        sound = sound[trimmed : len(sound) - trimmed]
+        phrase = phrase[trimmed : len(phrase) - trimmed]
         words += [(w, a + (length - trimmed) / SAMPLE_RATE, b + (length - trimmed) / SAMPLE_RATE) for w, a, b in own]
         pause_s = max(0.0, random.uniform(shortest_s, longest_s) - 2 * MARGIN_S)
         pause = random.normal(0, ROOM, round(pause_s * SAMPLE_RATE)).astype(np.float32)
-        parts += [sound, pause]
-        length += len(sound) + len(pause)
+        parts += [phrase, pause]
+        length += len(phrase) + len(pause)
     return np.concatenate(parts), words
 
 
 def transcribe(waveform: Waveform, words: list[Word], target_s: float) -> Transcript:
-    recognise = Words(words)
-    pipeline = Pipeline(None, target_s, recognise)  # type: ignore[arg-type]  # nothing is decoded
-    return pipeline.run(Blocks(waveform), threading.Event(), lambda segment: None, RecognitionOptions())  # type: ignore[arg-type]
+    blocks = np.array_split(waveform, range(SAMPLE_RATE, len(waveform), SAMPLE_RATE))
+    return transcribe_blocks(blocks, recognise_words(words), target_s)
 
 
 @pytest.mark.parametrize("target_s", [5, 10, 30])

@@ -1,4 +1,4 @@
-"""The recogniser over an engine: texts are handed on when they are there, and whoever leaves early leaves nothing."""
+"""The recogniser over an engine: completions are yielded as they come, and ending early leaves nothing behind."""
 
 import threading
 from collections.abc import Iterator
@@ -12,23 +12,22 @@ from ml.errors import UndecodableAudioError
 from ml.interfaces import RecognitionOptions
 from ml.pipeline.recogniser import recognise_with
 from ml.transcript import Completion
-
-PATIENCE_S = 20
+from tests.support.waiting import HANG_LIMIT_S, wait_until
 
 
 class FakeEngine:
-    """Says the first sample of each chunk, at once unless it is told to wait."""
+    """Answers each chunk with its first sample, unless `answers` is False."""
 
     def __init__(self, answers: bool = True) -> None:
         self.futures: list[Future[Completion]] = []
         self.most_at_once = 0
-        self._answers = answers
+        self.answers = answers
 
     def submit(self, waveform: np.ndarray, recording_id: object, options: RecognitionOptions) -> "Future[Completion]":
         future: Future[Completion] = Future()
         self.futures.append(future)
         self.most_at_once = max(self.most_at_once, sum(not future.done() for future in self.futures))
-        if self._answers:
+        if self.answers:
             future.set_result(Completion(str(int(waveform[0]))))
         return future
 
@@ -41,12 +40,12 @@ def reading_ahead() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "read-ahead"]
 
 
-def test_text_is_handed_on_before_the_next_chunk_is_there() -> None:
+def test_completion_does_not_wait_for_the_next_chunk() -> None:
     more = threading.Event()
 
     def chunks() -> Iterator[Chunk]:
         yield chunk(1)
-        assert more.wait(PATIENCE_S)
+        assert more.wait(HANG_LIMIT_S)
         yield chunk(2)
 
     texts = recognise_with(FakeEngine(), window=4)(chunks(), threading.Event(), RecognitionOptions())
@@ -62,31 +61,29 @@ def test_no_more_chunks_than_the_window_are_in_the_engine() -> None:
     answering = threading.Thread(target=lambda: found.extend(completion.text for completion in texts))
     answering.start()
     for number in range(10):
-        while len(engine.futures) <= number:
-            assert answering.is_alive()
+        wait_until(lambda number=number: len(engine.futures) > number)
         engine.futures[number].set_result(Completion(str(number)))
     answering.join()
     assert found == [str(number) for number in range(10)] and engine.most_at_once <= 3
 
 
-def test_whoever_leaves_early_cancels_what_is_in_the_engine_and_ends_the_wait_for_more() -> None:
+def test_closing_early_evicts_chunks_from_the_engine_and_ends_the_wait_for_more() -> None:
     engine, cancelled = FakeEngine(), threading.Event()
 
     def chunks() -> Iterator[Chunk]:
         yield chunk(1)
-        engine._answers = False
+        engine.answers = False
         yield chunk(2)
-        assert cancelled.wait(PATIENCE_S)
+        assert cancelled.wait(HANG_LIMIT_S)
 
     texts = recognise_with(engine, window=4)(chunks(), cancelled, RecognitionOptions())
     assert next(texts).text == "1"
-    while len(engine.futures) < 2:
-        pass
+    wait_until(lambda: len(engine.futures) == 2)
     texts.close()  # type: ignore[attr-defined]  # it is a generator
     assert engine.futures[1].cancelled() and cancelled.is_set() and reading_ahead() == []
 
 
-def test_error_of_the_decoder_comes_after_the_texts_before_it_and_cancels_nobody() -> None:
+def test_error_of_the_decoder_comes_after_the_completions_before_it_and_cancels_nothing() -> None:
     def chunks() -> Iterator[Chunk]:
         yield chunk(1)
         raise UndecodableAudioError("broken")
