@@ -1,4 +1,4 @@
-"""Sends recordings to a strategy as clients of a server would, and keeps every latency."""
+"""Sends recordings to a pipeline as clients of a server would, and keeps every latency."""
 
 import threading
 import time
@@ -19,29 +19,18 @@ class Answers:
     waited_s: list[float] = field(default_factory=list)  # of it, for a worker
     audio_s: float = 0.0
     chunks: int = 0
-    decode_s: float = 0.0
-    split_s: float = 0.0
-
-    def add(self, transcript: Transcript, waited_s: float, latency_s: float) -> None:
-        """Notes one answer."""
-        self.waited_s.append(waited_s)
-        self.latencies_s.append(latency_s)
-        self.audio_s += transcript.audio_duration_s
-        self.chunks += len(transcript.segments)
-        self.decode_s += transcript.stages.decode_s
-        self.split_s += transcript.stages.split_s
 
 
 def transcribe(pipeline: Pipeline, path: Path, cancelled: threading.Event | None = None) -> Transcript:
-    """Transcribes one file."""
+    """Transcribe one file."""
     with path.open("rb") as file:
         return pipeline.transcribe(file, cancelled=cancelled)
 
 
 def send(
-    pipeline: Pipeline, paths: Sequence[Path], clients: int, workers: int, on_answer: Callable[[], None]
+    pipeline: Pipeline, paths: Sequence[Path], clients: int, workers: int, on_answer: Callable[[], object]
 ) -> Answers:
-    """Lets `clients` send `paths`, each waiting for its answer before it sends the next, to a server of `workers`.
+    """Let `clients` send `paths`, each waiting for its answer before it sends the next, to a server of `workers`.
 
     `on_answer` is called after each. Raises what a transcription raises.
     """
@@ -51,7 +40,7 @@ def send(
         waited_s = time.perf_counter() - sent_s
         return transcribe(pipeline, path), waited_s
 
-    def be_client() -> None:
+    def run_client() -> None:
         while True:
             with lock:
                 if not waiting:
@@ -60,10 +49,13 @@ def send(
             sent_s = time.perf_counter()
             transcript, waited_s = server.submit(serve, path, sent_s).result()
             with lock:
-                answers.add(transcript, waited_s, time.perf_counter() - sent_s)
+                answers.latencies_s.append(time.perf_counter() - sent_s)
+                answers.waited_s.append(waited_s)
+                answers.audio_s += transcript.audio_duration_s
+                answers.chunks += len(transcript.segments)
                 on_answer()
 
     with ThreadPoolExecutor(workers) as server, ThreadPoolExecutor(clients) as pool:
-        for client in [pool.submit(be_client) for _ in range(clients)]:
+        for client in [pool.submit(run_client) for _ in range(clients)]:
             client.result()
     return answers

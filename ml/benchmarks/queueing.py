@@ -22,16 +22,16 @@ class Load:
     mean_length_s: float = 300.0  # of a recording; lengths are lognormal
     spread: float = 1.2  # standard deviation of their logarithm: half are under 146 s, one in a hundred over 40 minutes
     speed: float = 2000.0  # seconds of audio per second of a full GPU
-    slots: int = 32  # chunks side by side on a GPU; each takes as long in company as alone
+    slots: int = 32  # chunks decoded together on a GPU; each takes as long in a batch as alone
 
     @property
     def chunk_takes_s(self) -> float:
-        """Seconds from a chunk's seat to its text."""
+        """Seconds from a chunk's admission to its text."""
         return self.slots * CHUNK_S / self.speed
 
 
 def simulate(load: Load, gpus: int, utilisation: float, recordings: int, seed: int = 0) -> Times:
-    """Seconds (recordings,) from each arrival to the last text, with recordings taking turns over all slots.
+    """Return seconds (recordings,) from each arrival to the last text, with recordings taking turns over all slots.
 
     Arrivals are Poisson, at the rate that keeps the GPUs busy for `utilisation` of the time. The first tenth, in which
     the queue fills up, is left out.
@@ -46,22 +46,22 @@ def simulate(load: Load, gpus: int, utilisation: float, recordings: int, seed: i
 
 
 def _serve(arrivals: list[float], chunks: list[int], slots: int, takes_s: float) -> list[float]:
-    """When each recording's last chunk is done. All chunks take the same, so they end in the order they were seated."""
+    """Return when each recording's last chunk ends. All chunks take equally long: they end in order of admission."""
     ends = [0.0] * len(arrivals)
-    seated: deque[tuple[float, int]] = deque()  # end and recording
-    waiting: deque[list[int]] = deque()  # recording and its chunks left, the one whose turn it is first
+    running: deque[tuple[float, int]] = deque()  # end and recording
+    waiting: deque[list[int]] = deque()  # recording and its chunks left, the next in turn first
     coming = 0
-    while coming < len(arrivals) or seated:
-        if seated and (coming == len(arrivals) or seated[0][0] <= arrivals[coming]):
-            now, recording = seated.popleft()
+    while coming < len(arrivals) or running:
+        if running and (coming == len(arrivals) or running[0][0] <= arrivals[coming]):
+            now, recording = running.popleft()
             ends[recording] = now
         else:
             now = arrivals[coming]
             waiting.append([coming, chunks[coming]])
             coming += 1
-        while waiting and len(seated) < slots:
+        while waiting and len(running) < slots:
             turn = waiting.popleft()
-            seated.append((now + takes_s, turn[0]))
+            running.append((now + takes_s, turn[0]))
             turn[1] -= 1
             if turn[1]:
                 waiting.append(turn)
@@ -69,7 +69,7 @@ def _serve(arrivals: list[float], chunks: list[int], slots: int, takes_s: float)
 
 
 def table(load: Load, gpus: Sequence[int], utilisations: Sequence[float], recordings: int) -> dict[int, list[Times]]:
-    """Median, 95th and 99th percentile (3,) in seconds for every utilisation, by number of GPUs."""
+    """Return median, 95th and 99th percentile (3,) in seconds for every utilisation, by number of GPUs."""
     return {
         count: [np.percentile(simulate(load, count, share, recordings), (50, 95, 99)) for share in utilisations]
         for count in gpus
@@ -77,19 +77,17 @@ def table(load: Load, gpus: Sequence[int], utilisations: Sequence[float], record
 
 
 def draw(found: dict[int, list[Times]], utilisations: Sequence[float], path: Path) -> None:
-    """Writes the plot to `path` (PNG or SVG, by its ending). Needs matplotlib (requirements-dev.txt)."""
+    """Write the plot to `path` (PNG or SVG, by its ending). Needs matplotlib (requirements-dev.txt)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(yscale="log", xlabel="share of the GPUs' time in use")
     for number, (count, rows) in enumerate(found.items()):
-        label = "1 GPU, or any number that each keep to themselves" if count == 1 else f"{count} GPUs, shared"
+        label = "1 GPU, or any number with a queue each" if count == 1 else f"{count} GPUs, shared"
         axes.plot(utilisations, [row[1] for row in rows], color=f"C{number}", marker="o", label=f"{label}: p95")
         axes.plot(utilisations, [row[0] for row in rows], color=f"C{number}", linestyle=":", marker=".", label="median")
-    axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    axes.set_xlabel("share of the GPUs' time in use")
     axes.set_ylabel("seconds from arrival to the last text")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="small")
@@ -97,7 +95,7 @@ def draw(found: dict[int, list[Times]], utilisations: Sequence[float], path: Pat
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the table and draws the plot asked for."""
+    """Print the table and draw the plot asked for."""
     parser = argparse.ArgumentParser(
         prog="ml.benchmarks.queueing", description="Сколько ждут записи при разной загрузке"
     )

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import torch
+from transformers import WhisperFeatureExtractor
 
+from ml.borealis.features import N_MELS
 from ml.borealis.model import BorealisModel
-from ml.interfaces import Waveform
+from ml.interfaces import SAMPLE_RATE, Waveform
 
 
 def transcribe_batch(model: BorealisModel, waveforms: Sequence[Waveform]) -> list[str]:
@@ -14,6 +16,15 @@ def transcribe_batch(model: BorealisModel, waveforms: Sequence[Waveform]) -> lis
         return []
     audio = model.encode(model.features(waveforms))  # (B, 375, H)
     return model.decode(generate(model, embed(model, audio)))
+
+
+@torch.inference_mode()
+def transcribe_by_transformers(model: BorealisModel, waveforms: Sequence[Waveform]) -> list[str]:
+    """Do the same with transformers' own feature extractor and encoder, the whole batch at once."""
+    extractor = WhisperFeatureExtractor(feature_size=N_MELS)
+    features = extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features  # (B, 128, 3000)
+    audio = model.network.get_audio_features(features.to(model.device, model.dtype)).pooler_output  # (B * 375, H)
+    return model.decode(generate(model, embed(model, audio.unflatten(0, (len(waveforms), -1)))))
 
 
 @torch.inference_mode()

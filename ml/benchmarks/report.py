@@ -1,31 +1,30 @@
-"""Prints the benchmark's lines as a table for people, and writes them as JSON for programs."""
+"""Writes the benchmark's lines as a table for people, as JSON for programs and as a plot."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from itertools import groupby
+from pathlib import Path
 
-from ml.benchmarks.figures import Line
-from ml.benchmarks.floor import Floor
-from ml.benchmarks.stages import STAGES
+from ml.benchmarks.lines import Line
+from ml.benchmarks.roofline import Roofline
 
 MEBIBYTE = 1024 * 1024
+CLIENTS = " clients"  # how the workloads of the plot end
+OPTIONS = ("weights", "new_tokens", "ignore_eos", "slots", "quick")  # those that the page's first line names
 
 
 def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.0%}"
+    return f"{value:.0%}" if value else ""
 
 
 def _times(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}x"
+    return f"{value:.2f}x" if value else ""
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
-
-
-def _stage(name: str) -> Callable[[Line], str]:
-    return lambda line: _seconds(line.stages_s[name])
+def _number(value: float) -> str:
+    """Blank for what was not measured."""
+    return f"{value:.3f}" if 0 < value < 10 else f"{value:.1f}" if value else ""
 
 
 COLUMNS: dict[str, Callable[[Line], str]] = {
@@ -34,77 +33,72 @@ COLUMNS: dict[str, Callable[[Line], str]] = {
     "x ref": lambda line: _times(line.ratio),
     "x cpu": lambda line: _times(line.cpu_ratio),
     "floor": lambda line: _share(line.floor_share),
-    "f cpu": lambda line: _share(line.floor_cpu_share),
-    "best": lambda line: _share(line.best_floor_share),
-    "b cpu": lambda line: _share(line.best_floor_cpu_share),
-    "p50": lambda line: _seconds(line.p50_s),
-    "p95": lambda line: _seconds(line.p95_s),
-    "p99": lambda line: _seconds(line.p99_s),
-    "batch": lambda line: f"{line.mean_batch:.1f}",
-    "queue": lambda line: _seconds(line.queue_s),
-    **{name: _stage(name) for name in STAGES},
-    "cpu": lambda line: _seconds(line.cpu_s),
-    "MiB": lambda line: f"{(line.device_peak_bytes or line.peak_bytes) / MEBIBYTE:.0f}",
+    "p50": lambda line: _number(line.p50_s),
+    "p95": lambda line: _number(line.p95_s),
+    "p99": lambda line: _number(line.p99_s),
+    "batch": lambda line: _number(line.mean_batch),
+    "queue": lambda line: _number(line.queue_s),
+    "encode": lambda line: _number(line.stats.get("encode_s", 0.0)),
+    "prefill": lambda line: _number(line.stats.get("prefill_s", 0.0)),
+    "steps": lambda line: _number(line.stats.get("step_s", 0.0)),
+    "cpu": lambda line: _number(line.cpu_s),
+    "MiB": lambda line: _number(line.peak_bytes / MEBIBYTE),
     "others": lambda line: _share(line.others),
+    "of this workload": lambda line: ", ".join(f"{name} {value:.3g}" for name, value in line.extra.items()),
 }
 
 
 def to_table(lines: Sequence[Line]) -> str:
-    """The lines under their workloads' names."""
-    rows = [[show(line) for show in COLUMNS.values()] for line in lines]
-    widths = [max(len(cell) for cell in column) for column in zip(COLUMNS, *rows, strict=True)]
-    text = [_row(COLUMNS, widths)]
-    for workload, group in groupby(zip(lines, rows, strict=True), key=lambda pair: pair[0].workload):
-        text += ["", f"{workload}:"]
-        for line, row in group:
-            text.append(_row(row, widths) + _note(line))
-    return "\n".join(text)
+    """Return the lines as a Markdown table with even columns, for a terminal and for a page."""
+    rows = [["workload", *COLUMNS], [""] * (1 + len(COLUMNS))]
+    rows += [[line.workload, *(show(line) for show in COLUMNS.values())] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows[1] = ["-" * width for width in widths]
+    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in padded)
 
 
-def to_markdown(lines: Sequence[Line]) -> str:
-    """The same table for a page."""
-    head = ["workload", *COLUMNS, "note"]
-    text = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for line in lines:
-        cells = [line.workload, *(show(line) for show in COLUMNS.values()), _note(line).strip()]
-        text.append("| " + " | ".join(cells) + " |")
-    return "\n".join(text)
-
-
-def describe(machine: dict[str, str | int], options: dict[str, object]) -> str:
-    """A line for the page: on what it was measured, and what."""
+def to_markdown(lines: Sequence[Line], machine: dict[str, str | int], options: dict[str, object]) -> str:
+    """Return the table under a line that names machine and options."""
     ran_on = ", ".join(f"{name} {machine[name]}" for name in ("processor", "cpus", "device", "torch"))
-    told = ("weights", "new_tokens", "ignore_eos", "slots", "quick")  # a cluster that sleeps has none of them
-    chosen = ", ".join(f"{name} {options[name]}" for name in told if name in options)
-    return f"On: {ran_on}." + (f" Options: {chosen}." if chosen else "")
+    chosen = ", ".join(f"{name} {options[name]}" for name in OPTIONS if name in options)
+    return f"On: {ran_on}. Options: {chosen}.\n\n{to_table(lines)}\n"
 
 
 def to_json(
-    lines: Sequence[Line], machine: dict[str, str | int], options: dict[str, object], floor: Floor | None
+    lines: Sequence[Line], machine: dict[str, str | int], options: dict[str, object], floor: Roofline | None
 ) -> str:
-    """Everything that is known, in seconds and bytes."""
+    """Return all figures, in seconds and bytes."""
     found = {
         "machine": machine,
         "options": options,
-        "floor": floor and asdict(floor),
-        "lines": [asdict(line) for line in lines],
+        "roofline": floor and asdict(floor),
+        "lines": [{**asdict(line), "rtfx": line.rtfx} for line in lines],
     }
-    return json.dumps(found, ensure_ascii=False, indent=2) + "\n"
+    return json.dumps(found, ensure_ascii=False, indent=2, default=str) + "\n"
 
 
-def _row(cells: Iterable[str], widths: Sequence[int]) -> str:
-    first, *others = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-    return "  ".join([first.strip().ljust(widths[0]), *others]).rstrip()
+def draw(lines: Sequence[Line], path: Path) -> None:
+    """Plot seconds of audio per second against the number of clients into `path` (PNG or SVG, by its ending).
 
+    Raises ModuleNotFoundError without matplotlib (requirements-dev.txt).
+    """
+    from matplotlib.figure import Figure
 
-def _note(line: Line) -> str:
-    if line.idle_p50_s is not None:
-        return f"   alone {line.idle_p50_s:.3f} s, beside {line.p50_s / line.idle_p50_s:.1f} times that"
-    if line.over_bare_s is not None:
-        return f"   {line.over_bare_s * 1000:+.1f} ms over the bare call"
-    if line.tail_share is not None:
-        return f"   {line.p50_s:.2f} s after {line.upload_s:.1f} s of upload: {line.tail_share:.1%} of the unary call"
-    if line.workload.startswith("cost"):
-        hours, ms = line.audio_s / 3600, 1000 * line.elapsed_s / line.chunks
-        return f"   {line.elapsed_s / hours:.1f} s, {line.cpu_s / hours:.1f} CPU s an hour; a chunk {ms:.0f} ms"
-    return ""
+    series: defaultdict[str, dict[int, float]] = defaultdict(dict)
+    for line in (line for line in lines if line.workload.endswith(CLIENTS)):
+        series[f"{line.strategy}, {line.workers} workers"][line.clients] = line.rtfx
+        if line.floor_share and line.strategy == "engine":
+            series["encoder's matrix products alone"][line.clients] = line.rtfx / line.floor_share
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for label, points in sorted(series.items()):
+        axes.plot(list(points), list(points.values()), marker="o", label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(clients := sorted({line.clients for line in lines}), [str(count) for count in clients])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("clients, each sending a clip, waiting for its text and sending the next")
+    axes.set_ylabel("seconds of audio per second")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)

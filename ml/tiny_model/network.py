@@ -10,6 +10,7 @@ import torch.nn.functional as functional
 from torch import nn
 from transformers import PreTrainedTokenizerFast, VoxtralConfig, VoxtralForConditionalGeneration
 
+from ml.borealis.convert import HEAD_DIM
 from ml.tiny_model.encoder_init import initialise
 from ml.tiny_model.tokenizer import prompt_ids, word_ids
 from ml.tiny_model.windows import IGNORED, WORD_ROWS, Batch
@@ -24,46 +25,44 @@ WORD_NAMES = ("sounding", "next", "last", "second")  # the rows of a batch's wor
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the tiny model; heads are 64 wide."""
+    """Sizes of a model, by default the tiny one's; heads are 64 wide, the encoder's feed-forward is 4 widths."""
 
     encoder_width: int = 192
     encoder_layers: int = 4
     decoder_width: int = 192
     decoder_layers: int = 3
     decoder_ffn: int = 512
+    key_value_heads: int | None = None  # by default as many as query heads
+    vocabulary: int | None = None  # by default the tokenizer's
 
 
-def build_network(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> VoxtralForConditionalGeneration:
-    """A fresh network; every value of its configuration is written out."""
+def make_config(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> VoxtralConfig:
+    """Return a configuration with every value written out."""
     audio: dict[str, Any] = {
         "model_type": "voxtral_encoder",
         "num_mel_bins": 128,
         "max_source_positions": 1500,
-        "d_model": shape.encoder_width,
         "hidden_size": shape.encoder_width,
-        "encoder_layers": shape.encoder_layers,
         "num_hidden_layers": shape.encoder_layers,
-        "encoder_attention_heads": shape.encoder_width // 64,
-        "num_attention_heads": shape.encoder_width // 64,
-        "head_dim": 64,
-        "encoder_ffn_dim": 4 * shape.encoder_width,
+        "num_attention_heads": shape.encoder_width // HEAD_DIM,
+        "head_dim": HEAD_DIM,
         "intermediate_size": 4 * shape.encoder_width,
         "activation_function": "gelu",
         "scale_embedding": False,
         "dropout": 0.0,
         "attention_dropout": 0.0,
         "activation_dropout": 0.0,
-        "encoder_layerdrop": 0.0,
+        "layerdrop": 0.0,
         "initializer_range": 0.02,
     }
     text: dict[str, Any] = {
         "model_type": "qwen2",
-        "vocab_size": len(tokenizer),
+        "vocab_size": shape.vocabulary or len(tokenizer),
         "hidden_size": shape.decoder_width,
         "num_hidden_layers": shape.decoder_layers,
-        "num_attention_heads": shape.decoder_width // 64,
-        "num_key_value_heads": shape.decoder_width // 64,
-        "head_dim": 64,
+        "num_attention_heads": shape.decoder_width // HEAD_DIM,
+        "num_key_value_heads": shape.key_value_heads or shape.decoder_width // HEAD_DIM,
+        "head_dim": HEAD_DIM,
         "intermediate_size": shape.decoder_ffn,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-6,
@@ -78,14 +77,18 @@ def build_network(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> VoxtralFo
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    config = VoxtralConfig(
+    return VoxtralConfig(
         audio_config=audio,
         text_config=text,
         audio_token_id=tokenizer.pad_token_id,
         projector_hidden_act="gelu",
         tie_word_embeddings=True,
     )
-    network = VoxtralForConditionalGeneration(config)
+
+
+def build_network(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> VoxtralForConditionalGeneration:
+    """Return a fresh network."""
+    network = VoxtralForConditionalGeneration(make_config(tokenizer, shape))
     network.lm_head.weight = network.get_input_embeddings().weight
     initialise(network)
     network.set_attn_implementation("sdpa")

@@ -6,10 +6,10 @@ import sys
 import threading
 
 from api.grpc.server import TranscriptionServer
-from ml.benchmarks.ports import free_port
 from resources.config import PROJECT_ROOT
 from tests.conftest import SlowToStart, settings_for_tests
 from tests.repo.test_deploy import health_check
+from tests.support.ports import free_port
 
 
 def exit_code(port: int) -> int:

@@ -18,7 +18,6 @@ from api.grpc.metrics import LATENCY_BUCKETS_S
 from api.grpc.server import PortTakenError, TranscriptionServer
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from ml.audio.splitter import Chunk
-from ml.benchmarks.ports import free_port
 from ml.errors import DecodingCancelledError
 from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
@@ -26,6 +25,7 @@ from resources.config import PROJECT_ROOT, Settings
 from tests.conftest import FakeService, Serve, settings_for_tests
 from tests.support.audio import voice_wav as wav
 from tests.support.messages import stream_messages as pieces
+from tests.support.ports import free_port
 from tests.support.processes import run
 
 PATIENCE_S = 20

@@ -8,9 +8,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from ml.benchmarks.ports import free_port
 from resources.config import PROJECT_ROOT
 from tests.conftest import TINY_MODEL
+from tests.support.ports import free_port
 from tests.support.processes import Health, run, started, wait_for
 
 LOCAL = {"SERVER_HOST": "127.0.0.1", "MODEL_DEVICE": "cpu", "MODEL_NAME": str(TINY_MODEL)}

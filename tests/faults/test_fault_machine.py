@@ -17,7 +17,6 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from api.grpc.server import SERVICE_NAME, TranscriptionServer
-from ml.benchmarks.ports import free_port
 from ml.errors import ModelFormatError
 from resources.config import PROJECT_ROOT
 from services.transcription.implementations import BorealisTranscriptionService
@@ -30,6 +29,7 @@ from tests.support.checkpoints import build_hand_made, save_upstream
 from tests.support.fault_services import NumberingService, Watched
 from tests.support.harness import PATIENCE_S, Health, ServerHarness, assert_refused, assert_transcribed, pieces
 from tests.support.marks import row
+from tests.support.ports import free_port
 from tests.support.processes import run
 from tests.support.raw_http2 import HalfCall
 from tests.support.server_process import served

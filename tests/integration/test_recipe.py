@@ -7,8 +7,8 @@ import grpc
 import pytest
 
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
-from ml.benchmarks.ports import free_port
 from resources.config import PROJECT_ROOT
+from tests.support.ports import free_port
 from tests.support.processes import Health, started, wait_for
 
 IMPLEMENTATION = """

@@ -13,8 +13,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
-from ml.benchmarks.ports import free_port
 from resources.config import PROJECT_ROOT
+from tests.support.ports import free_port
 from tests.support.processes import Health, started, wait_for
 
 

@@ -1,21 +1,14 @@
-"""What of the cluster needs none: figures added up, the benchmark's sleeping engine, and what is said without Ray."""
+"""What needs no cluster: figures added up, and the messages without Ray."""
 
 import re
 import sys
-import threading
-import time
 
-import numpy as np
 import pytest
 
 from api.grpc.transcription_server import AVAILABLE_IMPLEMENTATIONS
 from ml import benchmark
-from ml.audio.splitter import Chunk
-from ml.benchmarks.sleeper import Sleeper
 from ml.cluster.messages import MetricsAggregator, ReplicaStatus
 from ml.errors import ClusterUnavailableError
-from ml.interfaces import RecognitionOptions
-from ml.pipeline.recogniser import recognise_with
 from tests.conftest import settings_for_tests
 
 
@@ -45,21 +38,6 @@ def test_what_only_grows_does_not_shrink_when_a_replica_goes() -> None:
     tally.take([gone, pulse("b", chunks=1)])
     tally.take([pulse("b", chunks=2)])
     assert tally.total() == {"engine_chunks": 7, "mean_batch": 0}
-
-
-def test_sleeping_engine_takes_as_long_as_its_batches() -> None:
-    sleeper = Sleeper(base_s=0.1, item_s=0.01, slots=4)
-    started_s = time.perf_counter()
-    texts = list(
-        recognise_with(sleeper, window=8)(
-            iter([Chunk(np.zeros(16_000, np.float32), 0)] * 8), threading.Event(), RecognitionOptions()
-        )
-    )
-    took_s = time.perf_counter() - started_s
-    figures = sleeper.gauges()
-    sleeper.close()
-    assert [completion.text for completion in texts] == [""] * 8 and figures["engine_stepped_rows"] == 8
-    assert took_s >= figures["engine_steps"] * 0.1 + 8 * 0.01
 
 
 @pytest.mark.usefixtures("no_ray")

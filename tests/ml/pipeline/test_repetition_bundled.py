@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from ml.audio.splitter import Chunk
-from ml.benchmarks.backgrounds import BACKGROUNDS
 from ml.benchmarks.weights import load_weights
 from ml.borealis.runner import make_engine
 from ml.engine.engine import Engine
@@ -19,6 +18,7 @@ from ml.pipeline.repetition import RepetitionGuard, first_repeat, is_repetitive
 from ml.pipeline.words import text_of
 from ml.transcript import Completion, FinishReason, Status
 from tests.conftest import SAMPLES
+from tests.support.backgrounds import BACKGROUNDS
 
 NEW_TOKENS = 120
 

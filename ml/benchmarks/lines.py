@@ -1,0 +1,89 @@
+"""The lines of the benchmark's table, from the measurements behind them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import mean, median
+
+import numpy as np
+
+from ml.benchmarks.load import Answers
+from ml.benchmarks.meter import Usage
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measurement."""
+
+    answers: Answers
+    usage: Usage
+    stats: dict[str, float] = field(default_factory=dict)  # what EngineStats counted meanwhile
+    floor_s: float | None = None  # the least time this work can take
+
+
+@dataclass(frozen=True)
+class Line:
+    """A workload run by a strategy. Where there were several runs, medians over them."""
+
+    workload: str
+    strategy: str
+    workers: int  # requests handled at once
+    clients: int
+    requests: int  # of all runs together, as are the latencies
+    chunks: int  # of one run
+    audio_s: float
+    elapsed_s: float
+    cpu_s: float
+    others: float  # share of the machine's processor time that other processes took
+    peak_bytes: int
+    p50_s: float
+    p95_s: float
+    p99_s: float
+    queue_s: float  # mean wait: of a request for a worker plus, in the engine, of a chunk until it is encoded
+    stats: dict[str, float]  # see Run
+    floor_share: float | None = None
+    ratio: float | None = None  # times the reference's throughput
+    cpu_ratio: float | None = None  # the reference's processor time over this one's
+    extra: dict[str, float] = field(default_factory=dict)  # what is measured of this workload alone
+
+    @property
+    def rtfx(self) -> float:
+        """Seconds of audio per second."""
+        return self.audio_s / self.elapsed_s
+
+    @property
+    def mean_batch(self) -> float:
+        """Rows of a decode step."""
+        return self.stats.get("stepped_rows", 0.0) / max(1.0, self.stats.get("steps", 0.0))
+
+
+def to_line(
+    workload: str, strategy: str, workers: int, clients: int, runs: Sequence[Run], reference: Sequence[Run] = ()
+) -> Line:
+    """Sum up the runs of one strategy; `reference` holds the reference's run of each round, if it took part."""
+    latencies = [latency for run in runs for latency in run.answers.latencies_s]
+    stats = {name: median(run.stats[name] for run in runs) for name in runs[0].stats}
+    chunks = runs[0].answers.chunks
+    waited_s = mean(waited_s for run in runs for waited_s in run.answers.waited_s or [0.0])
+    floors = [run.floor_s / run.usage.elapsed_s for run in runs if run.floor_s is not None]
+    pairs = [(run.usage, other.usage) for run, other in zip(runs, reference, strict=False)]
+    return Line(
+        workload,
+        strategy,
+        workers,
+        clients,
+        requests=len(latencies),
+        chunks=chunks,
+        audio_s=runs[0].answers.audio_s,
+        elapsed_s=median(run.usage.elapsed_s for run in runs),
+        cpu_s=median(run.usage.cpu_s for run in runs),
+        others=mean(run.usage.others for run in runs),
+        peak_bytes=max(run.usage.peak_bytes for run in runs),
+        p50_s=float(np.percentile(latencies, 50)),
+        p95_s=float(np.percentile(latencies, 95)),
+        p99_s=float(np.percentile(latencies, 99)),
+        queue_s=waited_s + stats.get("waited_s", 0.0) / max(1, chunks),
+        stats=stats,
+        floor_share=median(floors) if floors else None,
+        ratio=median(other.elapsed_s / own.elapsed_s for own, other in pairs) if pairs else None,
+        cpu_ratio=median(other.cpu_s / own.cpu_s for own, other in pairs) if pairs else None,
+    )
