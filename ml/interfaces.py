@@ -73,4 +73,3 @@ class Capabilities:
     languages: frozenset[str] = frozenset({"ru"})  # ISO 639-1
     detects_language: bool = False
     takes_prompt: bool = False
-    gives_word_times: bool = False

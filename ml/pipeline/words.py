@@ -94,9 +94,11 @@ def _estimate(texts: Sequence[str], waveform: Waveform) -> list[Word]:
         voiced_s = np.zeros(1)
     ends = np.cumsum([len(text) + 1 for text in texts])  # a space follows each word
     bounds = np.concatenate([[0], ends]) / ends[-1] * len(voiced_s)
+    # A word begins in the frame after a pause and ends in the frame before one, though both have one position.
     first = np.minimum(bounds[:-1].astype(int), len(voiced_s) - 1)
-    last = np.minimum(np.ceil(bounds[1:]).astype(int) - 1, len(voiced_s) - 1)
-    starts_s, ends_s = voiced_s[first], voiced_s[np.maximum(first, last)] + FRAME_S
+    last = np.ceil(bounds[1:]).astype(int) - 1
+    starts_s = voiced_s[first] + (bounds[:-1] - first) * FRAME_S
+    ends_s = voiced_s[last] + (bounds[1:] - last) * FRAME_S
     return [
         Word(text, float(start_s), float(end_s), is_estimated=True)
         for text, start_s, end_s in zip(texts, starts_s, ends_s, strict=True)

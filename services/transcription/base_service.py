@@ -29,7 +29,7 @@ from services.transcription.errors import (
     outcome_of,
 )
 from services.transcription.interface import ITranscriptionService
-from services.transcription.messages import to_response, to_segment
+from services.transcription.messages import to_audio_info, to_options, to_response, to_segment
 from services.transcription.request import AudioInfo, Call
 from services.transcription.request_log import HIDDEN, log_failed, log_finished, log_received
 from services.transcription.transcriber import Transcriber
@@ -79,8 +79,7 @@ class TranscriptionServiceBase(ITranscriptionService):
         self, request: transcription_pb2.AudioRequest, context: grpc.ServicerContext
     ) -> transcription_pb2.TranscriptionResponse:
         """Transcribe a whole audio file."""
-        call = Call(AudioInfo(request.filename, request.format, request.sample_rate))
-        _cancel_with(context, call)
+        call = self._new_call(request, context)
         return self._answer(call, lambda: self._transcriber.transcribe_file(call, [request.audio_data]), context)
 
     def TranscribeAudioStream(
@@ -103,13 +102,17 @@ class TranscriptionServiceBase(ITranscriptionService):
         self, call: Call, pieces: Iterable[bytes], context: grpc.ServicerContext
     ) -> Iterator[transcription_pb2.TranscriptionUpdate]:
         segments: SimpleQueue[Segment | None] = SimpleQueue()
+        done_s: dict[int, float] = {}  # by channel
         call.on_segment = segments.put
         transcript = _in_background(
             lambda: self._transcriber.transcribe_stream(call, pieces), lambda: segments.put(None)
         )
         for segment in iter(segments.get, None):
             yield transcription_pb2.TranscriptionUpdate(segment=to_segment(segment))
-            progress = transcription_pb2.Progress(decoded_s=max(call.decoded_s, segment.end_s), done_s=segment.end_s)
+            done_s[segment.channel] = segment.end_s
+            progress = transcription_pb2.Progress(
+                decoded_s=max(call.decoded_s, segment.end_s), done_s=min(done_s.values())
+            )
             yield transcription_pb2.TranscriptionUpdate(progress=progress)
         yield transcription_pb2.TranscriptionUpdate(response=self._answer(call, transcript.result, context))
 
@@ -118,9 +121,17 @@ class TranscriptionServiceBase(ITranscriptionService):
     ) -> tuple[Call, Iterable[bytes]]:
         """The call that the first message of a stream describes, and the bytes of all messages."""
         first = next(request_iterator, transcription_pb2.AudioChunk())
-        call = Call(AudioInfo(first.filename, first.format, first.sample_rate))
-        _cancel_with(context, call)
+        call = self._new_call(first, context)
         return call, (piece.chunk_data for piece in chain([first], request_iterator))
+
+    def _new_call(
+        self, first: transcription_pb2.AudioRequest | transcription_pb2.AudioChunk, context: grpc.ServicerContext
+    ) -> Call:
+        """The call that this message describes; it is cancelled when the RPC ends."""
+        call = Call(to_audio_info(first), to_options(first), self.capabilities)
+        if not context.add_callback(call.cancelled.set):
+            call.cancelled.set()  # the RPC has ended already
+        return call
 
     def _answer(
         self, call: Call, transcribe: Callable[[], Transcript], context: grpc.ServicerContext
@@ -151,11 +162,6 @@ class TranscriptionServiceBase(ITranscriptionService):
 
     def _log_received(self, audio_info: AudioInfo, size_bytes: int) -> None:
         log_received(self._log, audio_info, size_bytes, self._with_filenames)
-
-
-def _cancel_with(context: grpc.ServicerContext, call: Call) -> None:
-    if not context.add_callback(call.cancelled.set):
-        call.cancelled.set()  # it has ended already
 
 
 def _in_background(work: Callable[[], Transcript], at_end: Callable[[], None]) -> "Future[Transcript]":

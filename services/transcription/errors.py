@@ -4,6 +4,7 @@ ml.errors.SpeechError
 ├── ml.errors.AudioError             the content: answered in-band
 │   └── RequestError                 the description of the content
 │       ├── MissingFilenameError
+│       ├── InvalidOptionsError
 │       └── UnsupportedFormatError
 ├── UploadTooLargeError              the call: a gRPC status
 ├── OverloadedError
@@ -46,6 +47,12 @@ class UnsupportedFormatError(RequestError):
     """Neither the file name nor the format field names a supported format."""
 
     code = "UNSUPPORTED_FORMAT"
+
+
+class InvalidOptionsError(RequestError):
+    """An option has a value that the contract does not know."""
+
+    code = "INVALID_OPTIONS"
 
 
 class UploadTooLargeError(SpeechError):

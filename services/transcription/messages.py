@@ -1,7 +1,22 @@
-"""Converts transcripts into the messages of the contract."""
+"""Converts between the messages of the contract and the values of the layers below."""
 
 from generated.v1 import transcription_pb2
-from ml.transcript import Segment, Transcript
+from ml.transcript import Segment, Transcript, Word
+from services.transcription.options import RequestOptions
+from services.transcription.request import AudioInfo
+
+
+def to_audio_info(message: transcription_pb2.AudioRequest | transcription_pb2.AudioChunk) -> AudioInfo:
+    """The description of the audio in a request, or in the first message of a stream."""
+    return AudioInfo(message.filename, message.format, message.sample_rate)
+
+
+def to_options(message: transcription_pb2.AudioRequest | transcription_pb2.AudioChunk) -> RequestOptions:
+    """The options of a request, or those in the first message of a stream, unchecked."""
+    options = message.options
+    return RequestOptions(
+        options.channel_mode, options.word_times, options.language.strip().lower(), options.prompt.strip()
+    )
 
 
 def to_response(
@@ -36,4 +51,17 @@ def to_segment(segment: Segment) -> transcription_pb2.Segment:
         end_s=segment.end_s,
         text=segment.text,
         status=segment.status.value,
+        channel=segment.channel,
+        confidence=segment.confidence,
+        words=[_to_word(word) for word in segment.words],
+    )
+
+
+def _to_word(word: Word) -> transcription_pb2.Word:
+    return transcription_pb2.Word(
+        text=word.text,
+        start_s=word.start_s,
+        end_s=word.end_s,
+        confidence=word.confidence,
+        is_estimated=word.is_estimated,
     )

@@ -5,8 +5,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
+from ml.interfaces import Capabilities
 from ml.pipeline.builder import OnSegment
 from services.transcription.errors import MissingFilenameError, UnsupportedFormatError
+from services.transcription.options import RequestOptions
 
 SUPPORTED_FORMATS = ("mp3", "wav", "m4a", "flac", "ogg", "aac")
 PCM_FORMAT = "pcm"
@@ -60,10 +62,17 @@ class Call:
     """The state of a call while it is answered."""
 
     audio_info: AudioInfo
+    options: RequestOptions = field(default_factory=RequestOptions)
+    capabilities: Capabilities = field(default_factory=Capabilities)  # of the model
     cancelled: threading.Event = field(default_factory=threading.Event)  # set when the call ends, however it ends
     on_segment: OnSegment = lambda segment: None
     received_s: float = field(default_factory=time.perf_counter)  # time of the last byte
     decoded_s: float = 0.0  # seconds of audio
+
+    def check(self) -> None:
+        """Raise RequestError for a request that cannot be transcribed whatever its audio is."""
+        self.audio_info.check()
+        self.options.check()
 
     @property
     def processing_s(self) -> float:

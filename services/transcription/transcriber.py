@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ml.pipeline.pipeline import Pipeline
 from ml.pipeline.streaming import StreamTranscription
@@ -27,23 +27,29 @@ class Transcriber:
         Raises:
             SpeechError: see services/transcription/errors.py.
         """
-        call.audio_info.check()
+        call.check()
+        options, warnings = call.options.for_model(call.capabilities)
         with self.admission.admitted(pieces) as counted, spool() as upload:
             for piece in counted:
                 upload.write(piece)
             self._received(call, upload)
-            return self.pipeline.transcribe(
-                upload.file, pcm_sample_rate=call.audio_info.pcm_sample_rate, cancelled=call.cancelled
+            transcript = self.pipeline.transcribe(
+                upload.file,
+                pcm_sample_rate=call.audio_info.pcm_sample_rate,
+                cancelled=call.cancelled,
+                options=options,
             )
+        return replace(transcript, warnings=(*transcript.warnings, *warnings))
 
     def transcribe_stream(self, call: Call, pieces: Iterable[bytes]) -> Transcript:
         """Transcribe a recording while it arrives. Raises as `transcribe_file`, perhaps before the last piece."""
-        call.audio_info.check()
+        call.check()
+        options, warnings = call.options.for_model(call.capabilities)
         with (
             self.admission.admitted(pieces) as counted,
             spool(self.stream_max_bytes) as upload,
             StreamTranscription(
-                self.pipeline, upload.file, call.audio_info.pcm_sample_rate, call.cancelled, call.on_segment
+                self.pipeline, upload.file, call.audio_info.pcm_sample_rate, call.cancelled, call.on_segment, options
             ) as transcription,
         ):
             for piece in counted:
@@ -53,7 +59,7 @@ class Transcriber:
             self._received(call, upload)
             transcript = transcription.finish()
             call.decoded_s = transcript.audio_duration_s
-            return transcript
+        return replace(transcript, warnings=(*transcript.warnings, *warnings))
 
     def _received(self, call: Call, upload: Spool) -> None:
         call.received_s = time.perf_counter()
