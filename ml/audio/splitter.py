@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ml.audio.levels import ONSET_FRAMES, Frames, LevelMeter
+from ml.audio.vad import stands_out
 from ml.interfaces import SAMPLE_RATE, Waveform
 
 MAX_CHUNK_S = 30
@@ -12,7 +13,6 @@ MIN_TARGET_S = 1
 _EARLIEST_SHARE = 0.2  # of the target: an earlier cut makes too short a chunk
 _MAX_TAIL_S = 1.0  # the last chunk is no shorter where that can be avoided
 
-FRAME_S = 0.01
 _POWER_FLOOR = 1e-9  # -90 dBFS: anything below counts as digital silence
 _FLOOR_PERCENTILE = 5
 _SPEECH_PERCENTILE = 90
@@ -27,8 +27,6 @@ _LONG_PAUSE_FRAMES = 40  # 400 ms: a longer pause is no better
 _MARGIN_FRAMES = 25  # 250 ms of a long pause stay on either side of the cut
 _LEAST_MARGIN_FRAMES = 12  # 120 ms, or half of a shorter pause, come before a cut at the end of the allowed range
 _DIP_FRAMES = 9  # 90 ms: without pauses, a gap between words still wins over a shorter closure
-
-Frames = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -46,19 +44,6 @@ class _Pause:
     start: int
     end: int
     cut: int
-
-
-def frame_powers(waveform: NDArray[np.float32], hop: int) -> Frames:
-    """Return the mean power (n,) of the whole frames of `hop` samples in waveform (N,), each freed of its mean.
-
-    Freeing each frame of its mean makes a constant offset and low hum count for nothing. A frame's power depends on
-    its own samples alone, to the last bit.
-    """
-    frames = waveform[: len(waveform) // hop * hop].reshape(-1, hop)
-    centred = frames - frames.mean(axis=1, keepdims=True)  # (n, hop)
-    np.square(centred, out=centred)
-    powers: Frames = centred.mean(axis=1).astype(np.float64)
-    return powers
 
 
 def best_cut(powers: Frames, earliest: int, latest: int) -> Cut:
@@ -137,12 +122,14 @@ class Chunk:
     start_sample: its place in the whole recording
     sample_rate: Hz
     ends_in_word: the cut at its end may be inside a word, as there was no pause
+    has_speech: it is more than silence or steady noise
     """
 
     waveform: Waveform
     start_sample: int
     sample_rate: int = SAMPLE_RATE
     ends_in_word: bool = False
+    has_speech: bool = True
 
     @property
     def start_s(self) -> float:
@@ -168,45 +155,51 @@ class PauseSplitter:
         if not MIN_TARGET_S <= target_s <= MAX_CHUNK_S:
             raise ValueError(f"target_s must be from {MIN_TARGET_S} to {MAX_CHUNK_S} s, not {target_s:g}")
         self._sample_rate = sample_rate
-        self._hop = round(sample_rate * FRAME_S)
+        self._meter = LevelMeter(sample_rate)
+        self._hop = self._meter.frame_samples
         self._target_samples = int(target_s * sample_rate)
         self._tail_samples = int(min(_MAX_TAIL_S, target_s / 4) * sample_rate)
         self._start_sample = 0
         self._blocks: list[Waveform] = []  # samples since the start of the chunk
         self._n_held = 0
-        self._powers: list[Frames] = []  # of their whole frames
-        self._unframed = np.zeros(0, np.float32)  # the samples after those frames
+        self._powers: list[Frames] = []  # of the frames measured so far
 
     def push(self, block: Waveform) -> list[Chunk]:
         """Take the next samples (n,) and return the chunks that are now decided."""
         self._blocks.append(block)
         self._n_held += len(block)
-        unframed = np.concatenate([self._unframed, block]) if len(self._unframed) else block
-        self._powers.append(frame_powers(unframed, self._hop))
-        self._unframed = unframed[len(unframed) // self._hop * self._hop :].copy()
+        self._powers.append(self._meter.push(block))
         return self._cut_while_longer_than(self._target_samples + self._tail_samples)
 
     def finish(self) -> list[Chunk]:
         """Return the remaining chunks: two at most, none if there is nothing left."""
-        chunks = self._cut_while_longer_than(self._target_samples)
+        self._powers.append(self._meter.finish())
+        chunks = self._cut_while_longer_than(self._target_samples, at_end=True)
         if self._n_held:
-            chunks.append(Chunk(_joined(self._blocks), self._start_sample, self._sample_rate))
+            chunks.append(self._chunk(_joined(self._blocks), np.concatenate(self._powers)))
         self._blocks, self._n_held, self._powers = [], 0, []
         return chunks
 
-    def _cut_while_longer_than(self, limit_samples: int) -> list[Chunk]:
-        if self._n_held <= limit_samples:
+    def _cut_while_longer_than(self, limit_samples: int, at_end: bool = False) -> list[Chunk]:
+        """Cut while more than that is held and, before the end, measured."""
+        n_measured = sum(map(len, self._powers)) * self._hop
+        if (self._n_held if at_end else n_measured) <= limit_samples:
             return []
         waveform, powers = _joined(self._blocks), np.concatenate(self._powers)
         chunks = []
-        while len(waveform) > limit_samples:
+        while (len(waveform) if at_end else len(powers) * self._hop) > limit_samples:
             cut = self._next_cut(len(waveform), powers)
             n_samples = cut.frame * self._hop
-            chunks.append(Chunk(waveform[:n_samples], self._start_sample, self._sample_rate, cut.in_word))
+            chunks.append(self._chunk(waveform[:n_samples], powers[: cut.frame], cut.in_word))
             self._start_sample += n_samples
             waveform, powers = waveform[n_samples:], powers[cut.frame :]
         self._blocks, self._n_held, self._powers = [waveform], len(waveform), [powers]
         return chunks
+
+    def _chunk(self, waveform: Waveform, powers: Frames, ends_in_word: bool = False) -> Chunk:
+        at_onset = self._start_sample == 0 and len(powers) > 2 * ONSET_FRAMES
+        has_speech = stands_out(powers[ONSET_FRAMES:] if at_onset else powers)
+        return Chunk(waveform, self._start_sample, self._sample_rate, ends_in_word, has_speech)
 
     def _next_cut(self, n_held: int, powers: Frames) -> Cut:
         """Return where to end the chunk at the start of what is held, which is longer than the target."""

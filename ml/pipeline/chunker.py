@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml.audio.splitter import Chunk, PauseSplitter
-from ml.audio.vad import has_speech
 from ml.interfaces import SAMPLE_RATE, Waveform
 
 OVERLAP_S = 3.0  # on either side of a cut that may lie within a word
@@ -52,7 +51,7 @@ class Chunker:
 
     def _spans_of(self, chunk: Chunk) -> Iterator[Span]:
         loose_end, self._loose_end = self._loose_end, None
-        if not has_speech(chunk.waveform):
+        if not chunk.has_speech:
             yield Silence(chunk.start_s, chunk.end_s)
             return
         if loose_end is not None:

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.audio.splitter import FRAME_S, Chunk, frame_powers
-from ml.interfaces import SAMPLE_RATE, Waveform
+from ml.audio.levels import FRAME_S, frame_powers
+from ml.audio.splitter import Chunk
+from ml.interfaces import Waveform
 from ml.transcript import Completion, Word
 
 _VOICED_SHARE = 0.3  # of the range from the noise floor to speech, in dB; quieter frames are a pause
@@ -107,7 +108,7 @@ def _estimate(texts: Sequence[str], waveform: Waveform) -> list[Word]:
 
 def _is_voiced(waveform: Waveform) -> NDArray[np.bool_]:
     """Whether each frame (n,) of FRAME_S is louder than the pauses of `waveform` (N,)."""
-    powers = frame_powers(waveform, round(FRAME_S * SAMPLE_RATE))
+    powers = frame_powers(waveform)
     if len(powers) < _SMOOTH_FRAMES:
         return np.ones(len(powers), bool)
     smooth = np.convolve(powers, np.full(_SMOOTH_FRAMES, 1 / _SMOOTH_FRAMES), mode="same")
