@@ -1,4 +1,4 @@
-"""Who may call: bearer tokens, known to the server by their SHA-256 only."""
+"""Authentication by bearer tokens, of which the server knows only the SHA-256."""
 
 import hashlib
 import hmac
@@ -8,14 +8,14 @@ _SCHEME = "bearer "
 
 
 class TokenCheck:
-    """Compares a call's `authorization` metadata with the hashes of the tokens that may call."""
+    """Compares the `authorization` metadata of a call with the hashes of the valid tokens."""
 
     def __init__(self, token_hashes: Iterable[str]) -> None:
-        """`token_hashes` are hexadecimal SHA-256 digests; none means that everybody may call."""
+        """`token_hashes` are hexadecimal SHA-256 digests; without any, every call is allowed."""
         self._hashes = [digest.lower() for digest in token_hashes]
 
     def allows(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
-        """Whether the metadata carry a known token. Takes the same time for every wrong one."""
+        """Whether the metadata carry a valid token. Takes the same time for every invalid one."""
         if not self._hashes:
             return True
         given = next((str(value) for key, value in metadata if key == "authorization"), "")

@@ -1,4 +1,4 @@
-"""The thread pool calls run on, which knows how many of them wait and how many are not done."""
+"""The thread pool of the calls, with a count of those that wait for a thread and of those in flight."""
 
 import threading
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class CountingExecutor(ThreadPoolExecutor):
-    """A ThreadPoolExecutor with a count of what was submitted and has not begun, and of what has not ended."""
+    """A ThreadPoolExecutor that counts what was submitted and has not begun, and what has not ended."""
 
     def __init__(self, workers: int) -> None:
         super().__init__(workers, thread_name_prefix="rpc")
@@ -21,7 +21,7 @@ class CountingExecutor(ThreadPoolExecutor):
         return self._waiting
 
     def wait_until_idle(self, timeout_s: float) -> bool:
-        """Waits until every call has ended; whether that was in time."""
+        """Wait until every call has ended; False if `timeout_s` passes first."""
         with self._changed:
             return self._changed.wait_for(lambda: self._unfinished == 0, timeout_s)
 

@@ -1,4 +1,4 @@
-"""Idle timeouts: end calls whose peer neither sends nor reads, so that their threads become free."""
+"""Idle timeouts: end a call if its peer neither sends nor reads, so that its thread becomes free."""
 
 import threading
 import time

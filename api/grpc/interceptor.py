@@ -46,7 +46,7 @@ class Recorder(Protocol):
 class CallInterceptor(grpc.ServerInterceptor):
     """Rejects calls without a token, while closed, and while too many wait, before their messages are read.
 
-    Ends an admitted call whose client neither sends nor reads for `idle_timeout_s`, whatever the implementation does.
+    Ends an admitted call if its client neither sends nor reads for `idle_timeout_s`, whatever the implementation does.
     An unexpected exception becomes INTERNAL with the request id; its text stays in the log.
     """
 
@@ -172,7 +172,7 @@ class _Ended:
 
 
 def _marking(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Returns _UNREADABLE for what is no message: grpc never frees a call whose deserialiser raises (16 KB each)."""
+    """Returns _UNREADABLE for what is no message: grpc never frees a call if its deserialiser raises (16 KB each)."""
 
     def attempt(data: bytes) -> Any:
         try:

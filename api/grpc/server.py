@@ -24,7 +24,7 @@ FAILURE_GRACE_S = 2.0  # for the answers of calls in flight after the implementa
 LAST_ANSWERS_S = 1.0  # for answers already being sent; open health Watch calls keep a stopping server that long
 PEER_TIMEOUT_S = 3.0  # for a health check or reflection request to arrive, or its answer to be read
 LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
-RPC_HEADROOM = 1000  # concurrent calls beside transcriptions: health checks, rejections
+RPC_HEADROOM = 1000  # concurrent calls other than transcriptions: health checks, rejections
 
 
 class PortTakenError(Exception):

@@ -1,4 +1,4 @@
-"""Server credentials from certificate files, read again when they change."""
+"""TLS credentials of the server from certificate files, read again when they change."""
 
 import errno
 import logging
@@ -13,13 +13,13 @@ _log = logging.getLogger("TranscriptionServer")
 
 
 def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """TLS where TLS_CERT_FILE and TLS_KEY_FILE are set, mutual with TLS_CLIENT_CA_FILE; None where they are not.
+    """TLS if TLS_CERT_FILE and TLS_KEY_FILE are set, mutual TLS with TLS_CLIENT_CA_FILE; None if none is set.
 
-    The files are looked at on each new connection, so that a renewed certificate needs no restart. One that cannot be
-    used leaves the old in force.
+    The files are checked for changes on each new connection, so that a renewed certificate needs no restart. An
+    unusable one leaves the previous one in force.
 
     Raises:
-        ConfigurationError: only one of the two is set, or a file cannot be used.
+        ConfigurationError: only one of the two is set, or a file is unusable.
     """
     if not (settings.tls_cert_file or settings.tls_key_file or settings.tls_client_ca_file):
         return None
@@ -35,7 +35,7 @@ def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
         ) from error
     return grpc.dynamic_ssl_server_credentials(
         initial,
-        source.changed,  # type: ignore[arg-type]  # None is allowed: it keeps the present one
+        source.changed,  # type: ignore[arg-type]  # None is allowed: it keeps the current one
         require_client_authentication=settings.tls_client_ca_file is not None,
     )
 
@@ -44,33 +44,33 @@ class _CertificateFiles:
     def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
         self._paths = (cert, key, *([client_ca] if client_ca else []))
         self._seen: tuple[int, ...] = ()
-        self._refused: tuple[int, ...] = ()  # warned about once, not on every connection
+        self._rejected: tuple[int, ...] = ()  # logged once, not on every connection
 
     def read(self) -> grpc.ServerCertificateConfiguration:
-        """The configuration of the files as they are. Raises OSError where they cannot be used."""
+        """The configuration from the files as they are now. Raises OSError if they are unusable."""
         times = self._times()
         self._check()
         cert, key, *client_ca = (path.read_bytes() for path in self._paths)
         if self._times() != times:
-            raise OSError(errno.EAGAIN, "файлы как раз меняются")  # what was checked is not what was read
+            raise OSError(errno.EAGAIN, "файлы как раз меняются")  # what was checked may not be what was read
         self._seen = times
         return grpc.ssl_server_certificate_configuration([(key, cert)], client_ca[0] if client_ca else None)
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """A new configuration, or None to keep the present one. grpc asks on every connection."""
+        """A new configuration, or None to keep the current one. grpc calls this on every new connection."""
         try:
             return self.read() if self._times() != self._seen else None
         except OSError as error:
-            if (times := self._times_if_there()) != self._refused:
-                self._refused = times
+            if (times := self._times_if_present()) != self._rejected:
+                self._rejected = times
                 _log.warning("Новый сертификат не годится, действует прежний: %s", error.strerror)
             return None
 
     def _check(self) -> None:
-        """What grpc would say only in its own log, and of a bad file only that the port cannot be bound."""
+        """Raise OSError for unusable files; grpc itself names the cause only in its own log, and fails to bind."""
         cert, key, *client_ca = self._paths
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(cert, key, password=b"")  # a key under a password must not be asked for at a terminal
+        context.load_cert_chain(cert, key, password=b"")  # without it, an encrypted key prompts at the terminal
         for authority in client_ca:
             context.load_verify_locations(authority)
 
@@ -78,7 +78,7 @@ class _CertificateFiles:
         stats = [path.stat() for path in self._paths]
         return tuple(time_ns for stat in stats for time_ns in (stat.st_mtime_ns, stat.st_ctime_ns))
 
-    def _times_if_there(self) -> tuple[int, ...]:
+    def _times_if_present(self) -> tuple[int, ...]:
         try:
             return self._times()
         except OSError:

@@ -1,4 +1,4 @@
-"""Composition root: flags and settings in, the chosen implementation served."""
+"""Composition root: reads flags and settings, serves the chosen implementation, sets the exit code."""
 
 import os
 import sys
@@ -6,9 +6,9 @@ from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: python api/grpc/transcription_server.py
     sys.path[0] = str(Path(__file__).resolve().parents[2])
-# Threads that wait for each other sleep rather than spin: decoders and requests need the processors as well.
+# Waiting OpenMP threads sleep rather than spin: decoders and requests need the processors as well.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # to be set before torch is imported
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc's own lines would drown our one line about a taken port
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc's own lines would hide the one line about a taken port
 
 import argparse
 import logging
@@ -23,7 +23,7 @@ from ml.errors import SpeechError
 from ml.heap import tune_malloc
 from resources.config import ConfigurationError, Settings, load_settings
 from resources.logs import configure_logging
-from services.transcription.implementations import *  # noqa: F403 - whatever __all__ lists can be named below
+from services.transcription.implementations import *  # noqa: F403 - all names in __all__ are available below
 from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from services.transcription.interface import ITranscriptionService
 
@@ -35,8 +35,8 @@ AVAILABLE_IMPLEMENTATIONS: dict[str, type[ITranscriptionService]] = {
 }
 
 EXIT_UNHEALTHY = 70  # exit code: a supervisor should restart the process
-_STOP_POLL_S = 0.5  # Windows notices Ctrl+C only between waits
-SHUTDOWN_MARGIN_S = 10.0  # what the end may take beyond the time that calls under way get
+_STOP_POLL_S = 0.5  # Windows delivers Ctrl+C only between waits
+SHUTDOWN_MARGIN_S = 10.0  # for the shutdown itself, after the time for calls in flight
 _EXAMPLES = """Примеры:
   python start.py
   python start.py --port 50052
@@ -57,7 +57,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the server until it is told to stop; returns the exit code."""
+    """Run the server until Ctrl+C or SIGTERM; return the exit code."""
     tune_malloc()
     try:
         flags = _parse(arguments)
@@ -71,11 +71,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def serve(implementation: str, settings: Settings) -> int:
-    """Serves `implementation` until Ctrl+C or SIGTERM.
+    """Serve `implementation` until Ctrl+C or SIGTERM.
 
     Raises:
         ConfigurationError: there is no such implementation.
-        PortTakenError: the address cannot be listened on.
+        PortTakenError: the address cannot be bound.
         SpeechError: the implementation cannot start.
     """
     if implementation not in AVAILABLE_IMPLEMENTATIONS:
@@ -102,20 +102,20 @@ def serve(implementation: str, settings: Settings) -> int:
 
 
 def _end_within(seconds: float) -> None:
-    """Breaks the process off unless it has ended by then, whatever hangs."""
+    """Exit with EXIT_UNHEALTHY after `seconds`, even if a thread hangs, unless the process has ended before."""
 
-    def break_off() -> None:
+    def exit_late() -> None:
         _log.critical("💥 Остановка не завершилась вовремя: процесс прерывается")
         _force_exit()
 
-    timer = threading.Timer(seconds, break_off)
+    timer = threading.Timer(seconds, exit_late)
     timer.daemon = True
     timer.start()
 
 
 def _force_exit() -> NoReturn:
     logging.shutdown()
-    os._exit(EXIT_UNHEALTHY)  # in good order, a hung thread would keep the process from ending
+    os._exit(EXIT_UNHEALTHY)  # a regular exit would wait for the hung thread
 
 
 def _parse(arguments: list[str] | None) -> dict[str, str | int | None]:

@@ -60,5 +60,5 @@ class ITranscriptionService(ABC):
         """Fail every request under way at once; called when `is_alive` returned False, before the process ends."""
 
     def gauges(self) -> Mapping[str, float]:
-        """Gauges for the metrics, such as the queue's depth, by name."""
+        """The state for the metrics, such as the depth of a queue; names that end with `_total` become counters."""
         return {}

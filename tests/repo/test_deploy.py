@@ -16,13 +16,10 @@ import yaml
 from dotenv import dotenv_values
 from prometheus_client import Metric
 
-from api.grpc.metrics import Metrics
-from ml.borealis.runner import make_engine
-from ml.cluster import FRONT_FIGURES
+from api.grpc.metrics import ENGINE_METRICS, Metrics
 from ml.errors import SpeechError
 from resources.config import PROJECT_ROOT, Settings
 from services.transcription.errors import OverloadedError
-from tests.support.fake_models import FakeModel
 
 DEPLOY = PROJECT_ROOT / "deploy"
 UNIT = DEPLOY / "systemd" / "transcription.service"
@@ -45,9 +42,8 @@ def load(path: Path) -> Any:
 
 @cache
 def metric_families() -> tuple[Metric, ...]:
-    """Everything that /metrics can carry, the figures of an engine and of a cluster included."""
-    with make_engine(FakeModel(), slots=4) as engine:
-        return tuple(Metrics(lambda: {**engine.gauges(), **dict.fromkeys(FRONT_FIGURES, 0.0)}).registry.collect())
+    """Everything that /metrics can carry, the metrics of an engine and of a cluster included."""
+    return tuple(Metrics(lambda: dict.fromkeys(ENGINE_METRICS, 0.0)).registry.collect())
 
 
 def exposed_metrics() -> set[str]:
