@@ -131,6 +131,13 @@ class Settings(BaseSettings):
     model_top_p: float = Field(0.9, gt=0, le=1, description="Share of the probability to sample from.")
     model_top_k: int = Field(50, ge=1, description="Number of tokens to sample from.")
     model_seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of sampling.")
+    model_repetition_penalty: float | None = Field(
+        None,
+        ge=1,
+        le=2,
+        description="Lowers the scores of tokens that a chunk's text has already; 1 is none. Empty takes "
+        "the model's own: `generation_config.json`, or 1.1 for Qwen2.5-0.5B-Instruct.",
+    )
 
     ray_address: str = Field(
         "", description="`host:port` of a Ray cluster's head, or `auto` on one of its nodes; empty starts a local Ray."

@@ -1,5 +1,6 @@
 """Transcribe as the plain design does: features, encoder and transformers' own generate(), one batch at a time."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -42,7 +43,8 @@ def generate(model: BorealisModel, inputs: torch.Tensor) -> torch.Tensor:
     """
     mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=model.device)  # every chunk is 30 s: no padding
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices, enabled=model.options.do_sample):
+    with torch.random.fork_rng(devices, enabled=model.options.do_sample), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Passing `repetition_penalty`")  # that it spares the prompt is intended
         if model.options.do_sample:
             torch.manual_seed(model.options.seed)
         ids: torch.Tensor = model.network.generate(inputs_embeds=inputs, attention_mask=mask)

@@ -17,7 +17,6 @@ from ml.tiny_model.tokenizer import train_tokenizer
 ROOT = Path(__file__).resolve().parents[2]
 CACHE_DIR = ROOT / ".cache" / "models"
 WEIGHT_SPREAD = 0.02
-NO_TOKEN = -1  # an id that the model never gives
 
 SHAPES = {
     "random-full": Shape(1280, 32, 896, 24, 4864, key_value_heads=2, vocabulary=151_667),  # Borealis
@@ -54,7 +53,7 @@ def load_weights(
 
 def set_eos(model: BorealisModel, token_id: int | None) -> None:
     """Make `token_id` the end of every text; with None, texts end only at the limit on tokens."""
-    model.eos_id = NO_TOKEN if token_id is None else token_id
+    model.eos_ids = frozenset() if token_id is None else frozenset({token_id})
     model.network.generation_config.eos_token_id = token_id
 
 
@@ -76,4 +75,5 @@ def _random(shape: Shape, device: torch.device, dtype: torch.dtype, options: Gen
     finally:
         torch.set_default_dtype(before)
     network.lm_head.weight = network.get_input_embeddings().weight  # as in Borealis
-    return BorealisModel(network.eval().requires_grad_(False), tokenizer, build_prompt(tokenizer), options)
+    network.eval().requires_grad_(False)
+    return BorealisModel(network, tokenizer, build_prompt(tokenizer), options, [tokenizer.eos_token_id])

@@ -11,16 +11,17 @@ from typing import Any
 from filelock import FileLock
 
 from ml.borealis.convert import CHECKSUM_FILE, COPIED_FILES, WEIGHTS_FILE, convert, has_right_checksum
+from ml.borealis.generation import GENERATION_FILE
 from ml.borealis.prompt import TOKENIZER_FILES
 from ml.errors import ModelFormatError
 from ml.hub import locate
 
 BUNDLED_MODEL = "ml/checkpoints/borealis-tiny-ru"
-CONVERTER_VERSION = 1  # raise it when conversions of the same source would come out different
-SOURCE_FILES = ("config.json", WEIGHTS_FILE, *COPIED_FILES)
+CONVERTER_VERSION = 2  # raise it when conversions of the same source would come out different
+SOURCE_FILES = ("config.json", GENERATION_FILE, WEIGHTS_FILE, *COPIED_FILES)
 WANTED_FILES = (  # data only: the repository's Python files are never fetched
     "config.json",
-    "generation_config.json",
+    GENERATION_FILE,
     "preprocessor_config.json",
     "pytorch_model.bin",
     "*.safetensors",

@@ -1,4 +1,4 @@
-"""How text is drawn from the model."""
+"""How text is decoded, on which device and in which number format."""
 
 import logging
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from ml.errors import DeviceUnavailableError
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How text is drawn from the model; the sampling values are those of the model card."""
+    """How text is decoded; the sampling values are those of the model card."""
 
     max_new_tokens: int = 350  # the longest answer to a chunk, in tokens
     do_sample: bool = False  # greedy, hence deterministic
@@ -18,6 +18,7 @@ class GenerationOptions:
     top_p: float = 0.9
     top_k: int = 50
     seed: int = 0
+    repetition_penalty: float | None = None  # 1 for none; None for the checkpoint's own
 
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}

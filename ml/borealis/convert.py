@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from transformers import GenerationConfig, PreTrainedTokenizerBase, VoxtralConfig, VoxtralForConditionalGeneration
 
 from ml.borealis.features import N_FRAMES, N_MELS
+from ml.borealis.generation import read_decoding_defaults
 from ml.borealis.prompt import TOKENIZER_FILES, build_prompt, load_tokenizer
 from ml.errors import ModelFormatError
 
@@ -231,14 +232,24 @@ def _write(
     save_file(tensors, folder / SAFETENSORS_FILE, metadata={"format": "pt"})
     (folder / CHECKSUM_FILE).write_text(f"{sha256_of(folder / SAFETENSORS_FILE)}  {SAFETENSORS_FILE}\n", "ascii")
     config.save_pretrained(folder)
-    GenerationConfig(
-        do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    ).save_pretrained(folder)
+    _generation_config(source, tokenizer).save_pretrained(folder)
     for name in COPIED_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     for file in folder.iterdir():
         _sync(file)
+
+
+def _generation_config(source: Path, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Greedy decoding with the penalty and the ends of `source`."""
+    defaults = read_decoding_defaults(source, tokenizer)
+    eos_ids = list(defaults.eos_ids)
+    return GenerationConfig(
+        do_sample=False,
+        repetition_penalty=defaults.repetition_penalty,
+        eos_token_id=eos_ids if len(eos_ids) > 1 else eos_ids[0],
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def _sync(path: Path) -> None:

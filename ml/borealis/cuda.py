@@ -35,6 +35,10 @@ class GraphedDecoder:
         """See SlotDecoder; between two replays, on their stream."""
         self._decoder.move(row, to)
 
+    def release(self, row: int) -> None:
+        """See SlotDecoder."""
+        self._decoder.release(row)
+
     def step(self, active: int, length: int) -> torch.Tensor:
         """See SlotDecoder; not replayed while single rows are sampled.
 

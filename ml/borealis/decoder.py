@@ -128,6 +128,10 @@ class SlotDecoder:
             state[to] = state[row]
         self.sampler.move(row, to)
 
+    def release(self, row: int) -> None:
+        """The sequence in `row` has left: steps need not sample for it any more."""
+        self.sampler.release(row)
+
     def _clear_kv(self, rows: torch.Tensor) -> None:
         """Zero what was decoded in `rows` (b,): a key not yet reached is masked, but NaN times 0 is NaN."""
         for cache in (self.keys, self.values):

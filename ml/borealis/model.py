@@ -1,7 +1,8 @@
 """The Borealis network with its tokenizer, prompt and features: waveforms in, texts out."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from ml.borealis.cuda import GraphedDecoder
 from ml.borealis.decoder import SlotDecoder
 from ml.borealis.encoder import make_encoder
 from ml.borealis.features import N_FRAMES, N_MELS, LogMel, pad_chunks
+from ml.borealis.generation import read_decoding_defaults
 from ml.borealis.prompt import Prompt, build_prompt, load_tokenizer
 from ml.errors import ModelFormatError
 from ml.interfaces import Waveform
@@ -35,18 +37,20 @@ class BorealisModel:
         tokenizer: PreTrainedTokenizerBase,
         prompt: Prompt,
         options: GenerationOptions,
+        eos_ids: Collection[int],
     ) -> None:
+        """`options` have their repetition penalty; any of `eos_ids` ends a text."""
         self.network = network
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.options = options
         self.device: torch.device = network.device
         self.dtype: torch.dtype = network.dtype
-        self.eos_id: int = tokenizer.eos_token_id
+        self.eos_ids = frozenset(eos_ids)
         self.max_new_tokens = options.max_new_tokens
         self.log_mel = LogMel(self.device)
         self.encoder = make_encoder(network)
-        network.generation_config = _generation_config(options, tokenizer)
+        network.generation_config = _generation_config(options, self.eos_ids, tokenizer.pad_token_id)
         self._prefix_ids = torch.tensor([prompt.prefix_ids], device=self.device)  # (1, P)
         self._suffix_ids = torch.tensor([prompt.suffix_ids], device=self.device)  # (1, S)
 
@@ -67,7 +71,10 @@ class BorealisModel:
         network = _load_network(checkpoint_path, dtype)
         if len(tokenizer) > network.config.text_config.vocab_size:
             raise ModelFormatError("Токенизатор знает больше токенов, чем модель: это файлы разных моделей.")
-        return cls(network.to(device).eval().requires_grad_(False), tokenizer, prompt, options)
+        defaults = read_decoding_defaults(checkpoint_path, tokenizer)
+        if options.repetition_penalty is None:
+            options = replace(options, repetition_penalty=defaults.repetition_penalty)
+        return cls(network.to(device).eval().requires_grad_(False), tokenizer, prompt, options, defaults.eos_ids)
 
     @property
     def encoder_workers(self) -> int:
@@ -147,12 +154,14 @@ def _load_network(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGene
     return network
 
 
-def _generation_config(options: GenerationOptions, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+def _generation_config(options: GenerationOptions, eos_ids: Collection[int], pad_id: int) -> GenerationConfig:
+    """For transformers' generate(), which the references use."""
     sampling = {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k}
     return GenerationConfig(
         max_new_tokens=options.max_new_tokens,
         do_sample=options.do_sample,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        repetition_penalty=options.repetition_penalty,
+        eos_token_id=sorted(eos_ids),
+        pad_token_id=pad_id,
         **(sampling if options.do_sample else {}),  # greedy search would warn about them
     )

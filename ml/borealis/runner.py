@@ -33,12 +33,15 @@ class Decoder(Protocol):
     def move(self, row: int, to: int) -> None:
         """Copy the state of `row` to `to`."""
 
+    def release(self, row: int) -> None:
+        """The sequence in `row` has left."""
+
 
 class Model(Protocol):
     """What the runner needs of a model; BorealisModel is one."""
 
     device: torch.device
-    eos_id: int
+    eos_ids: frozenset[int]  # any of them ends a text
     max_new_tokens: int
 
     @property
@@ -108,6 +111,10 @@ class BorealisRunner:
         """See ModelRunner."""
         self._decoder.move(row, to)
 
+    def release(self, row: int) -> None:
+        """See ModelRunner."""
+        self._decoder.release(row)
+
     def clear(self) -> None:
         """See ModelRunner."""
         self._readback.clear()
@@ -134,7 +141,7 @@ class BorealisRunner:
 
     def _append(self, sequence: Sequence, token: int) -> None:
         """Add a token that has arrived; finish the sequence at its end or at the limit."""
-        if token == self._model.eos_id:
+        if token in self._model.eos_ids:
             sequence.finished = True
             return
         sequence.tokens.append(token)

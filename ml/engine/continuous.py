@@ -68,6 +68,9 @@ class ModelRunner(Protocol[B]):
     def move(self, row: int, to: int) -> None:
         """Copy the state of `row` to the vacant row `to`."""
 
+    def release(self, row: int) -> None:
+        """Note that the sequence in `row` has left."""
+
     def clear(self) -> None:
         """Forget tokens under way; every row is vacant."""
 
@@ -223,6 +226,8 @@ class ContinuousScheduler(Generic[B]):
     def _remove(self, sequence: Sequence) -> None:
         sequence.finished = True
         self._sequences.remove(sequence)
+        if sequence.row is not None:
+            self._runner.release(sequence.row)
 
     def _isolate(self, sequences: list[Sequence], error: Exception) -> None:
         """Encode and prefill the halves of a batch that failed, until the sequence at fault stands alone."""
@@ -250,6 +255,8 @@ class ContinuousScheduler(Generic[B]):
     def _vacate(self, sequences: list[Sequence]) -> None:
         self._runner.clear()
         for sequence in sequences:
+            if sequence.row is not None:
+                self._runner.release(sequence.row)
             sequence.restart()
 
     def _on_error(self, sequences: list[Sequence], error: Exception) -> None:

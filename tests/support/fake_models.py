@@ -52,6 +52,9 @@ class FakeDecoder:
     def move(self, row: int, to: int) -> None:
         self._left[to], self._left[row] = self._left[row], []
 
+    def release(self, row: int) -> None:
+        pass
+
     def step(self, active: int, length: int) -> torch.Tensor:
         numbers = [left[0] // FACTOR if left != [END] else END for left in self._left[:active] if left]
         try:
@@ -69,7 +72,7 @@ class FakeModel:
     """
 
     device = torch.device("cpu")
-    eos_id = END
+    eos_ids = frozenset({END})
     max_new_tokens = 40
     encoder_workers = 1
     do_sample = False

@@ -29,6 +29,12 @@ class Alone:
     tokens: list[list[int]]  # of each chunk, its end not included
 
     @property
+    def end(self) -> int:
+        """The token that ends every text."""
+        (end,) = self.model.eos_ids
+        return end
+
+    @property
     def device(self) -> torch.device:
         """Where the model is; the chunks stay on the CPU."""
         return self.model.device
@@ -44,7 +50,7 @@ class NumberedChunks:
     def __init__(self, alone: Alone, model: BorealisModel | None = None) -> None:
         model = model or alone.model
         self.device = model.device
-        self.eos_id = alone.model.eos_id
+        self.eos_ids = alone.model.eos_ids
         self.max_new_tokens = model.max_new_tokens
         self.do_sample = model.do_sample
         self.encoder_workers = 1
@@ -67,9 +73,9 @@ def numbered_chunk(index: int) -> Waveform:
     return np.full(2, index, np.float32)
 
 
-def decode_alone(path: Path) -> Alone:
-    """Loads the model at `path` and gives it an end of text that comes after very different numbers of tokens."""
-    options = GenerationOptions(max_new_tokens=MAX_NEW_TOKENS)
+def decode_alone(path: Path, repetition_penalty: float) -> Alone:
+    """Load the model at `path` and give it an end of text that comes after very different numbers of tokens."""
+    options = GenerationOptions(max_new_tokens=MAX_NEW_TOKENS, repetition_penalty=repetition_penalty)
     model = BorealisModel.load(path, torch.device("cpu"), torch.float32, options)
     audio = 2.4 * torch.randn(CHUNKS, AUDIO_LENGTH, HIDDEN, generator=torch.Generator().manual_seed(0))
     whole: list[list[int]] = [generate(model, embed(model, chunk[None]))[0].tolist() for chunk in audio]
@@ -77,10 +83,10 @@ def decode_alone(path: Path) -> Alone:
     def until(end: int) -> list[list[int]]:
         return [row[: row.index(end)] if end in row else row for row in whole]
 
-    model.eos_id = max(
-        sorted({token for row in whole for token in row}), key=lambda end: len(set(map(len, until(end))))
-    )
-    return Alone(model, audio, until(model.eos_id))
+    candidates = sorted({token for row in whole for token in row})
+    end = max(candidates, key=lambda token: len(set(map(len, until(token)))))
+    model.eos_ids = frozenset({end})
+    return Alone(model, audio, until(end))
 
 
 def prefill(decoder: Decoder, alone: Alone, chunks: dict[int, int]) -> dict[int, list[int]]:
@@ -98,7 +104,7 @@ def step_to_the_end(
         for row, token in enumerate(decoder.step(max(said) + 1, length or decoder.prefill_length + place).tolist()):
             if row in said:
                 said[row].append(token)
-    end = alone.model.eos_id
+    end = alone.end
     return {row: tokens[: tokens.index(end)] if end in tokens else tokens for row, tokens in said.items()}
 
 
@@ -127,7 +133,7 @@ def come_and_go(decoder: Decoder, alone: Alone, dice: random.Random, slots: int)
                 if row in chunk_in:
                     said[row].append(token)
         for row, index in list(chunk_in.items()):
-            expected = [*alone.tokens[index], alone.model.eos_id][:MAX_NEW_TOKENS]
+            expected = [*alone.tokens[index], alone.end][:MAX_NEW_TOKENS]
             assert said[row] == expected[: len(said[row])]
             at_its_end = len(said[row]) == len(expected)
             if at_its_end or dice.random() < 0.01:  # or is cancelled

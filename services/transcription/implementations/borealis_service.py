@@ -37,5 +37,6 @@ def model_options(settings: Settings) -> ModelOptions:
             top_p=settings.model_top_p,
             top_k=settings.model_top_k,
             seed=settings.model_seed,
+            repetition_penalty=settings.model_repetition_penalty,
         ),
     )

@@ -69,6 +69,17 @@ def test_the_largest_bucket_is_captured_first() -> None:
     assert next(iter(decoder._graphs)) == (max(rows), max(columns)) == (20, 780)
 
 
+def test_steps_are_replayed_again_once_a_sampled_sequence_has_left(alone: Alone) -> None:
+    decoder = BucketedDecoder(alone.make_decoder(3))
+    decoder.prefill([1], alone.audio[:1], [7])
+    decoder.step(2, decoder.prefill_length + 1)
+    assert not decoder._graphs  # sampled: not replayed
+    decoder.release(1)
+    decoder.prefill([0], alone.audio[:1], [None])
+    decoder.step(1, decoder.prefill_length + 1)
+    assert decoder._graphs
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_rounding_up_changes_no_token(alone: Alone, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(graphs, "LENGTH_BUCKET", 7)

@@ -55,7 +55,7 @@ def true_float32() -> Iterator[None]:
 def on_gpu(converted: Checkpoint, alone: Alone, device: torch.device, true_float32: None) -> Alone:
     """The same model on the GPU."""
     model = BorealisModel.load(converted.path, device, torch.float32, alone.model.options)
-    model.eos_id = alone.model.eos_id
+    model.eos_ids = alone.model.eos_ids
     return replace(alone, model=model)
 
 

@@ -22,6 +22,7 @@ from tests.support.reference import (
     Alone,
     NumberedChunks,
     come_and_go,
+    decode_alone,
     ids_as_text,
     numbered_chunk,
     prefill,
@@ -38,11 +39,27 @@ def test_the_chunks_differ_in_their_tokens_and_lengths(alone: Alone) -> None:
     assert max(lengths) == MAX_NEW_TOKENS
 
 
+def test_the_penalty_changes_the_tokens(alone: Alone, without_penalty: Alone) -> None:
+    changed = [index for index in range(CHUNKS) if alone.tokens[index] != without_penalty.tokens[index]]
+    assert len(changed) > CHUNKS / 2
+
+
+@pytest.fixture(scope="module")
+def without_penalty(converted: Checkpoint) -> Alone:
+    return decode_alone(converted.path, repetition_penalty=1.0)
+
+
+def test_without_a_penalty_the_engine_gives_each_chunk_the_text_that_it_has_alone(without_penalty: Alone) -> None:
+    with make_engine(NumberedChunks(without_penalty), 5) as engine:
+        futures = [engine.submit(numbered_chunk(index)) for index in range(CHUNKS)]
+        assert texts_of(futures) == [ids_as_text(tokens) for tokens in without_penalty.tokens]
+
+
 def test_generate_itself_ends_where_the_tokens_were_cut(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alone.model.network.generation_config, "eos_token_id", alone.model.eos_id)
+    monkeypatch.setattr(alone.model.network.generation_config, "eos_token_id", alone.end)
     index = min(range(CHUNKS), key=lambda index: len(alone.tokens[index]))
     whole = generate(alone.model, embed(alone.model, alone.audio[index : index + 1]))[0].tolist()
-    assert whole == [*alone.tokens[index], alone.model.eos_id]
+    assert whole == [*alone.tokens[index], alone.end]
 
 
 @pytest.mark.parametrize("rows", [[0], [2], [3, 0, 2], [7, 6, 5, 4, 3, 2, 1, 0], [1, 4, 6]], ids=str)

@@ -13,7 +13,7 @@ from ml.engine.continuous import ContinuousScheduler
 from ml.engine.request import Request
 from tests.support.fake_models import LateReadback
 
-END = 99
+END, OTHER_END = 99, 98
 
 
 class ScriptedDecoder:
@@ -24,6 +24,7 @@ class ScriptedDecoder:
     def __init__(self, texts: list[list[int]]) -> None:
         self._texts = texts
         self._rows: dict[int, list[int]] = {}
+        self.released: list[int] = []
         self.prefills: list[list[int]] = []
         self.steps: list[tuple[int, int]] = []  # active rows and length
 
@@ -34,6 +35,9 @@ class ScriptedDecoder:
 
     def move(self, row: int, to: int) -> None:
         self._rows[to] = self._rows.pop(row)
+
+    def release(self, row: int) -> None:
+        self.released.append(row)
 
     def step(self, active: int, length: int) -> torch.Tensor:
         self.steps.append((active, length))
@@ -48,7 +52,7 @@ class ScriptedModel:
     """Chunks called a, b, c…, each with a text of its own; texts are the tokens' numbers."""
 
     device = torch.device("cpu")
-    eos_id = END
+    eos_ids = frozenset({END, OTHER_END})
     encoder_workers = 1
     do_sample = False
 
@@ -164,6 +168,22 @@ def test_a_text_is_as_long_as_the_limit_at_most_and_an_end_at_the_limit_is_one()
     assert [(each.text, each.finish_reason.value) for each in found] == [
         ("1 1 1", "length"), ("2 2", "stop"), ("3 3 3", "length"),
     ]  # fmt: skip
+
+
+def test_any_of_the_ends_ends_a_text() -> None:
+    bench = Bench(2, a=[1, END, 5], b=[2, OTHER_END, 6])
+    bench.admit("ab")
+    bench.step()
+    assert [bench.text(name) for name in "ab"] == ["1", "2"]
+
+
+def test_a_row_is_released_when_its_sequence_finishes_or_is_evicted() -> None:
+    bench = Bench(3, a=[1, END], b=[2] * 9, c=[3] * 9)
+    bench.admit("abc")
+    assert bench.decoder.released == [0]
+    bench.requests["b"].future.cancel()
+    bench.step()
+    assert bench.decoder.released == [0, 1]
 
 
 @pytest.mark.usefixtures("late")

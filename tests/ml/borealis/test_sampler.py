@@ -5,13 +5,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
+from ml.benchmarks.reference import embed
 from ml.borealis.config import GenerationOptions
 from ml.borealis.runner import make_engine
 from ml.borealis.sampler import Sampler
+from ml.engine.request import Request
 from tests.support.fake_models import texts_of
-from tests.support.reference import CHUNKS, Alone, NumberedChunks, numbered_chunk
+from tests.support.reference import CHUNKS, Alone, NumberedChunks, ids_as_text, numbered_chunk
 
 CPU = torch.device("cpu")
 GRID = 20_000  # evenly spaced numbers in [0, 1): each token is drawn as often as it is probable
@@ -57,6 +65,35 @@ def test_tokens_are_drawn_as_transformers_draws_them(
         frequencies = drawn.bincount(minlength=200) / GRID
         torch.testing.assert_close(frequencies, expected, atol=1.5 / GRID, rtol=0)
         assert set(drawn.tolist()) == set(expected.nonzero()[:, 0].tolist()) - rare(expected)
+
+
+def test_the_penalty_lowers_the_tokens_generated_so_far_as_transformers_does() -> None:
+    sampler = Sampler(GenerationOptions(max_new_tokens=6, repetition_penalty=1.3), 3, CPU)
+    processor = RepetitionPenaltyLogitsProcessor(1.3)
+    rows = torch.tensor([2, 0])
+    sampler.assign([2, 0], [None, None])
+    generator, so_far = torch.Generator().manual_seed(1), torch.zeros(2, 0, dtype=torch.long)
+    plain = []
+    for count in range(6):
+        logits = torch.randn(2, 5, generator=generator)  # of both signs; five tokens soon repeat
+        expected = processor(so_far, logits.clone()).argmax(dim=-1) if count else logits.argmax(dim=-1)
+        plain.append(logits.argmax(dim=-1))
+        found = sampler.sample(logits, rows, torch.full((2,), count))
+        assert found.tolist() == expected.tolist()
+        so_far = torch.cat([so_far, found[:, None]], dim=1)
+    assert not torch.equal(so_far, torch.stack(plain, dim=1))  # it has changed some
+
+
+def test_the_penalty_of_a_row_forgets_the_sequence_before() -> None:
+    sampler = Sampler(GenerationOptions(max_new_tokens=4, repetition_penalty=2.0), 1, CPU)
+    row = torch.tensor([0])
+
+    def decode() -> list[int]:
+        sampler.assign([0], [None])
+        counts = [torch.tensor([count]) for count in range(3)]
+        return [int(sampler.sample(torch.tensor([[3.0, 2.0, 1.6]]), row, count)) for count in counts]
+
+    assert decode() == decode() == [0, 1, 2]
 
 
 def rare(probabilities: torch.Tensor) -> set[int]:
@@ -114,6 +151,16 @@ def test_a_sequence_that_moves_keeps_its_numbers() -> None:
     assert len(set(draws(sampler, 0))) == len(set(draws(sampler, 2))) == 1  # greedy, whatever the row held before
 
 
+def test_steps_are_greedy_again_once_the_sampled_row_is_released() -> None:
+    sampler = Sampler(GenerationOptions(max_new_tokens=4), 3, CPU)
+    sampler.assign([1], [7])
+    assert sampler.any_row_sampled
+    sampler.move(1, 0)
+    sampler.release(0)
+    assert not sampler.any_row_sampled
+    assert sampler.sample(torch.tensor([[0.0, 1.0]]), torch.tensor([0]), torch.tensor([0])).tolist() == [1]
+
+
 def test_drawing_leaves_torch_s_own_generator_alone() -> None:
     before = torch.get_rng_state()
     sampler = Sampler(SAMPLING, 1, CPU)
@@ -133,7 +180,7 @@ def test_steps_beyond_the_last_token_do_not_fail() -> None:
 
 def sampling_chunks(alone: Alone, seed: int = 0) -> NumberedChunks:
     model = copy.copy(alone.model)
-    model.options = replace(SAMPLING, seed=seed)
+    model.options = replace(SAMPLING, seed=seed, repetition_penalty=alone.model.options.repetition_penalty)
     model.max_new_tokens = SAMPLING.max_new_tokens
     return NumberedChunks(alone, model)
 
@@ -153,6 +200,29 @@ def test_a_sampled_text_is_the_same_alone_and_among_others(
         for order in (range(CHUNKS), range(CHUNKS - 1, -1, -1)):
             futures = [engine.submit(numbered_chunk(index), recording_id=index % 2) for index in order]
             assert texts_of(futures) == [sampled[index] for index in order]
+
+
+@pytest.mark.filterwarnings("ignore:Passing `repetition_penalty`")
+def test_sampled_tokens_equal_those_of_generate_with_the_same_numbers(
+    alone: Alone, sampled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    penalty = alone.model.options.repetition_penalty
+    config = {"temperature": 1.5, "top_p": 0.95, "top_k": 100, "do_sample": True, "max_new_tokens": 10}
+    config |= {"repetition_penalty": penalty, "eos_token_id": alone.end}
+    for index in range(CHUNKS):
+        seed = Request(numbered_chunk(index), None, 0.0).seed
+        numbers = iter(torch.rand(10, generator=torch.Generator().manual_seed(seed)))
+
+        def multinomial(probabilities: torch.Tensor, num_samples: int) -> torch.Tensor:
+            """The token at the next number's place of the distribution, the likeliest tokens first."""
+            ordered, tokens = probabilities.sort(descending=True, dim=-1)
+            place = (ordered.cumsum(dim=-1) <= next(numbers)).sum(dim=-1, keepdim=True)  # noqa: B023
+            return tokens.gather(-1, place)
+
+        monkeypatch.setattr(torch, "multinomial", multinomial)
+        inputs = embed(alone.model, alone.audio[index : index + 1])
+        ids = alone.model.network.generate(inputs_embeds=inputs, **config)[0].tolist()
+        assert ids_as_text([token for token in ids if token != alone.end]) == sampled[index]
 
 
 def test_another_seed_of_the_options_gives_other_texts(alone: Alone, sampled: list[str]) -> None:
