@@ -86,5 +86,5 @@ def test_rounding_up_changes_no_token(alone: Alone, monkeypatch: pytest.MonkeyPa
     decoder = BucketedDecoder(alone.make_decoder(5))
     come_and_go(decoder, alone, random.Random(seed), slots=5)
     come_and_go(decoder, alone, random.Random(seed + 10), slots=5)
-    assert len({rows for rows, _ in decoder._graphs}) >= 3
+    assert len({rows for rows, _ in decoder._graphs}) >= 2
     assert len({length for _, length in decoder._graphs}) >= 3

@@ -157,7 +157,7 @@ def test_graphs_captured_on_the_way_change_nothing_for_those_admitted(
 ) -> None:
     come_and_go(graphed, on_gpu, random.Random(seed), slots=5)
     come_and_go(graphed, on_gpu, random.Random(seed + 10), slots=5)  # now most buckets are there
-    assert len({rows for rows, _ in graphed._graphs}) >= 3
+    assert len({rows for rows, _ in graphed._graphs}) >= 2
     assert len({length for _, length in graphed._graphs}) >= 3
 
 
