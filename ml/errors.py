@@ -5,7 +5,8 @@
     │   ├── EmptyAudioError           EMPTY_AUDIO
     │   ├── UndecodableAudioError     UNDECODABLE_AUDIO
     │   ├── AudioTooLongError         AUDIO_TOO_LONG
-    │   └── InvalidSampleRateError    INVALID_SAMPLE_RATE
+    │   ├── InvalidSampleRateError    INVALID_SAMPLE_RATE
+    │   └── TooManyChannelsError      TOO_MANY_CHANNELS
     ├── DecoderUnavailableError       DECODER_UNAVAILABLE
     ├── DecodingCancelledError        CANCELLED
     ├── ModelError
@@ -66,6 +67,12 @@ class InvalidSampleRateError(AudioError):
     """The sample rate given for raw PCM is outside what can be resampled."""
 
     code = "INVALID_SAMPLE_RATE"
+
+
+class TooManyChannelsError(AudioError):
+    """The audio has more channels than can be transcribed separately."""
+
+    code = "TOO_MANY_CHANNELS"
 
 
 class DecoderUnavailableError(SpeechError):

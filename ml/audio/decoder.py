@@ -2,6 +2,7 @@
 
 import math
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +17,19 @@ from ml.audio.limits import ChildLimits
 from ml.audio.process import DecoderChild, Ending
 from ml.audio.truncation import ends_early
 from ml.audio.wav import plain_samples, read_blocks
-from ml.errors import AudioTooLongError, DecodingCancelledError, EmptyAudioError, UndecodableAudioError
+from ml.errors import (
+    AudioTooLongError,
+    DecodingCancelledError,
+    EmptyAudioError,
+    TooManyChannelsError,
+    UndecodableAudioError,
+)
 from ml.interfaces import SAMPLE_RATE, Waveform
 
 BLOCK_BYTES = SAMPLE_RATE * SAMPLE_BYTES  # 32,000 bytes: one second
 DAMAGED_WARNING = "Запись повреждена или обрезана: распознана та её часть, которую удалось прочитать."
+MAX_SEPARATE_CHANNELS = 8
+_AU_HEADER = struct.Struct(">4s5I")  # magic, offset of the samples, their size, encoding, sample rate, channels
 _FULL_SCALE = 32768.0  # s16 to [-1, 1)
 _STOPPED_BY_SIGNAL = 255  # ffmpeg's exit code when SIGTERM or SIGINT made it stop early and tidily
 
@@ -40,7 +49,11 @@ class AudioDecoder:
 
     @contextmanager
     def open(
-        self, source: IO[bytes], pcm_sample_rate: int | None = None, cancelled: threading.Event | None = None
+        self,
+        source: IO[bytes],
+        pcm_sample_rate: int | None = None,
+        cancelled: threading.Event | None = None,
+        separate_channels: bool = False,
     ) -> Iterator["Decoding | PlainDecoding"]:
         """Start decoding the whole of `source` and yield the running `Decoding`; its process ends with the block.
 
@@ -48,37 +61,42 @@ class AudioDecoder:
 
         `source` is a seekable file with a descriptor, at any position; leave it alone until the block ends. With
         `pcm_sample_rate` (Hz) it is raw 16-bit little-endian mono PCM. Setting `cancelled` kills the decoder.
+        With `separate_channels` the channels are not mixed: the blocks are (C, n).
 
         Raises: EmptyAudioError, InvalidSampleRateError, DecoderUnavailableError.
         """
-        command = decode_command(self.ffmpeg, self.max_duration_s, pcm_sample_rate)
+        command = decode_command(self.ffmpeg, self.max_duration_s, pcm_sample_rate, separate_channels)
         limits = ChildLimits(cpu_s=math.ceil(self.timeout_s))
         cancelled = cancelled or threading.Event()
         with _rewound(source) as cut_short:
             if samples := plain_samples(source.fileno(), pcm_sample_rate):
                 blocks = read_blocks(source.fileno(), samples, BLOCK_BYTES, cancelled)
-                yield PlainDecoding(blocks, self.max_duration_s, cut_short and pcm_sample_rate is None)
+                is_cut_short = cut_short and pcm_sample_rate is None
+                yield PlainDecoding(blocks, self.max_duration_s, is_cut_short, separate_channels)
                 return
             os.lseek(source.fileno(), 0, os.SEEK_SET)
             child = DecoderChild(command, source, self.timeout_s, limits, cancelled)
             try:
-                yield Decoding(child, self, cut_short and pcm_sample_rate is None)
+                yield Decoding(child, self, cut_short and pcm_sample_rate is None, separate_channels)
             finally:
                 child.close()
 
     @contextmanager
     def open_pipe(
-        self, pcm_sample_rate: int | None = None, cancelled: threading.Event | None = None
+        self,
+        pcm_sample_rate: int | None = None,
+        cancelled: threading.Event | None = None,
+        separate_channels: bool = False,
     ) -> Iterator["Decoding"]:
         """Start decoding a recording that is still to come: `feed` the `Decoding` from another thread, then `end` it.
 
         Raises: InvalidSampleRateError, DecoderUnavailableError.
         """
-        command = decode_command(self.ffmpeg, self.max_duration_s, pcm_sample_rate)
+        command = decode_command(self.ffmpeg, self.max_duration_s, pcm_sample_rate, separate_channels)
         limits = ChildLimits(cpu_s=math.ceil(self.timeout_s))
         child = DecoderChild(command, None, self.timeout_s, limits, cancelled or threading.Event())
         try:
-            yield Decoding(child, self, cut_short=False)
+            yield Decoding(child, self, cut_short=False, separate_channels=separate_channels)
         finally:
             child.close()
 
@@ -93,13 +111,17 @@ class AudioDecoder:
 class Decoding:
     """A recording being decoded: iterate over it, once, for float32 blocks (n,) in [-1, 1), a second each at most.
 
-    Iterating raises UndecodableAudioError, AudioTooLongError or DecodingCancelledError.
+    With separate channels the blocks are (C, n). Iterating raises UndecodableAudioError, AudioTooLongError,
+    TooManyChannelsError or DecodingCancelledError.
     """
 
-    def __init__(self, child: DecoderChild, decoder: AudioDecoder, cut_short: bool) -> None:
+    def __init__(
+        self, child: DecoderChild, decoder: AudioDecoder, cut_short: bool, separate_channels: bool = False
+    ) -> None:
         self._child = child
         self._decoder = decoder
         self._cut_short = cut_short
+        self._separate_channels = separate_channels
         self._n_samples = 0
         self._warnings: tuple[str, ...] = ()
 
@@ -137,15 +159,36 @@ class Decoding:
         return self._child.pid
 
     def __iter__(self) -> Iterator[Waveform]:
-        while data := self._child.read(BLOCK_BYTES):
-            block = np.frombuffer(data, "<i2", count=len(data) // SAMPLE_BYTES).astype(np.float32)
+        for block in self._separate_blocks() if self._separate_channels else self._mono_blocks():
             block /= _FULL_SCALE
-            self._n_samples += len(block)
+            self._n_samples += block.shape[-1]
             if self.duration_s > self._decoder.max_duration_s:
                 self._child.close()
                 raise _too_long(self._decoder.max_duration_s)
             yield block
         self._judge(self._child.finish())
+
+    def _mono_blocks(self) -> Iterator[Waveform]:
+        while data := self._child.read(BLOCK_BYTES):
+            yield np.frombuffer(data, "<i2", count=len(data) // SAMPLE_BYTES).astype(np.float32)
+
+    def _separate_blocks(self) -> Iterator[Waveform]:
+        """Samples (C, n) of the AU stream, interleaved and big-endian."""
+        header = self._child.read(_AU_HEADER.size)
+        if len(header) < _AU_HEADER.size:
+            return
+        _, offset, _, _, _, channels = _AU_HEADER.unpack(header)
+        if channels > MAX_SEPARATE_CHANNELS:
+            self._child.close()
+            raise TooManyChannelsError(
+                f"В записи {channels} каналов, а по отдельности распознаётся не больше {MAX_SEPARATE_CHANNELS}: "
+                "пришлите её без channel_mode=SEPARATE или разделите на части."
+            )
+        self._child.read(offset - _AU_HEADER.size)  # an annotation
+        while data := self._child.read(BLOCK_BYTES * channels):
+            n_samples = len(data) // (SAMPLE_BYTES * channels)
+            interleaved = np.frombuffer(data, ">i2", count=n_samples * channels).reshape(n_samples, channels)
+            yield np.ascontiguousarray(interleaved.T, np.float32)  # (C, n)
 
     def _judge(self, ending: Ending) -> None:
         """Tell success from failure by what came out: ffmpeg's exit code says little about either."""
@@ -169,9 +212,12 @@ class Decoding:
 class PlainDecoding:
     """A recording that needs no decoding; to be used as a Decoding is."""
 
-    def __init__(self, blocks: Iterator[Waveform], max_duration_s: float, cut_short: bool) -> None:
+    def __init__(
+        self, blocks: Iterator[Waveform], max_duration_s: float, cut_short: bool, separate_channels: bool = False
+    ) -> None:
         self._blocks = blocks
         self._max_duration_s = max_duration_s
+        self._separate_channels = separate_channels
         self._n_samples = 0
         self.warnings: tuple[str, ...] = (DAMAGED_WARNING,) if cut_short else ()
 
@@ -185,7 +231,7 @@ class PlainDecoding:
             self._n_samples += len(block)
             if self.duration_s > self._max_duration_s:
                 raise _too_long(self._max_duration_s)
-            yield block
+            yield block[np.newaxis] if self._separate_channels else block
 
 
 def _too_long(max_duration_s: float) -> AudioTooLongError:

@@ -93,18 +93,21 @@ def _input_protocols(ffmpeg: Path) -> set[str]:
     return set(inputs.split())
 
 
-def decode_command(ffmpeg: Path, max_duration_s: float, pcm_sample_rate: int | None) -> list[str]:
+def decode_command(
+    ffmpeg: Path, max_duration_s: float, pcm_sample_rate: int | None, separate_channels: bool = False
+) -> list[str]:
     """Return the command line. It decodes one second more than `max_duration_s`, so that an excess is seen as one.
 
-    `pcm_sample_rate` (Hz) marks the input as raw 16-bit little-endian mono PCM.
+    `pcm_sample_rate` (Hz) marks the input as raw 16-bit little-endian mono PCM. The output is s16le mono, or with
+    `separate_channels` an AU stream, whose header names the number of channels.
 
     Raises: InvalidSampleRateError.
     """
     guard = ["-nostdin", "-hide_banner", "-loglevel", "level+warning", "-threads", "1"]
     source = ["-protocol_whitelist", PROTOCOLS, *_input_format(pcm_sample_rate), "-fd", "0", "-i", "fd:"]
     choice = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-t", f"{max_duration_s + 1:.3f}"]
-    output = ["-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "s16le", "-"]
-    return [str(ffmpeg), *guard, *source, *choice, *output]
+    output = ["-f", "au"] if separate_channels else ["-ac", "1", "-f", "s16le"]
+    return [str(ffmpeg), *guard, *source, *choice, "-ar", str(SAMPLE_RATE), *output, "-"]
 
 
 def _input_format(pcm_sample_rate: int | None) -> list[str]:

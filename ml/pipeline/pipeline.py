@@ -31,16 +31,18 @@ class Pipeline:
         cancelled: threading.Event | None = None,
         on_segment: OnSegment = lambda segment: None,
         options: RecognitionOptions = RecognitionOptions(),  # noqa: B008 (frozen)
+        separate_channels: bool = False,
     ) -> Transcript:
         """Transcribe the seekable file `source`; `pcm_sample_rate` (Hz) says that it is raw PCM.
 
+        With `separate_channels` each channel has segments of its own; otherwise the channels are mixed.
         `on_segment` is called with each segment as soon as its text is final.
 
         Raises:
             SpeechError: see ml/errors.py.
         """
         cancelled = cancelled or threading.Event()
-        with self.decoder.open(source, pcm_sample_rate=pcm_sample_rate, cancelled=cancelled) as decoding:
+        with self.decoder.open(source, pcm_sample_rate, cancelled, separate_channels) as decoding:
             return self.run(decoding, cancelled, on_segment, options)
 
     def run(

@@ -32,6 +32,7 @@ class StreamTranscription:
         cancelled: threading.Event,
         on_segment: OnSegment = lambda segment: None,
         options: RecognitionOptions = RecognitionOptions(),  # noqa: B008 (frozen)
+        separate_channels: bool = False,
     ) -> None:
         """`spool` is the seekable file that holds the pieces; the rest is as for Pipeline.transcribe.
 
@@ -43,6 +44,7 @@ class StreamTranscription:
         self._cancelled = cancelled
         self._on_segment = on_segment
         self._options = options
+        self._separate_channels = separate_channels
         self._resources = ExitStack()
         self._decoding: Decoding | None = None
         self._transcript: Future[Transcript] = Future()
@@ -95,11 +97,12 @@ class StreamTranscription:
             cancelled=self._cancelled,
             on_segment=self._on_segment,
             options=self._options,
+            separate_channels=self._separate_channels,
         )
 
     def _start(self) -> None:
         self._decoding = self._resources.enter_context(
-            self._pipeline.decoder.open_pipe(self._pcm_sample_rate, self._cancelled)
+            self._pipeline.decoder.open_pipe(self._pcm_sample_rate, self._cancelled, self._separate_channels)
         )
         context = contextvars.copy_context()  # with the request id for the logs
         thread = threading.Thread(target=context.run, args=(self._work, self._decoding), name="stream-transcription")

@@ -38,6 +38,7 @@ class Transcriber:
                 pcm_sample_rate=call.audio_info.pcm_sample_rate,
                 cancelled=call.cancelled,
                 options=options,
+                separate_channels=call.options.separate_channels,
             )
         return replace(transcript, warnings=(*transcript.warnings, *warnings))
 
@@ -49,7 +50,13 @@ class Transcriber:
             self.admission.admitted(pieces) as counted,
             spool(self.stream_max_bytes) as upload,
             StreamTranscription(
-                self.pipeline, upload.file, call.audio_info.pcm_sample_rate, call.cancelled, call.on_segment, options
+                self.pipeline,
+                upload.file,
+                call.audio_info.pcm_sample_rate,
+                call.cancelled,
+                call.on_segment,
+                options,
+                call.options.separate_channels,
             ) as transcription,
         ):
             for piece in counted:

@@ -21,3 +21,17 @@ def transcribe_file(
     """Call TranscribeAudio and return the response and the trailers."""
     response, call = stub.TranscribeAudio.with_call(transcription_pb2.AudioRequest(audio_data=audio_bytes, **fields))
     return response, dict(call.trailing_metadata() or ())
+
+
+def transcribe_every_way(
+    stub: Any, audio_bytes: bytes, **fields: Any
+) -> list[tuple[transcription_pb2.TranscriptionResponse, dict[str, str]]]:
+    """Call each of the three methods and return their responses and trailers."""
+    streamed, call = stub.TranscribeAudioStream.with_call(stream_messages(audio_bytes, **fields))
+    updates = stub.TranscribeAudioIncremental(stream_messages(audio_bytes, **fields))
+    *_, last = updates
+    return [
+        transcribe_file(stub, audio_bytes, **fields),
+        (streamed, dict(call.trailing_metadata() or ())),
+        (last.response, dict(updates.trailing_metadata() or ())),
+    ]
