@@ -1,4 +1,4 @@
-"""Starting and stopping the server as an operator does: flags, refusals, signals, health."""
+"""Starting and stopping the server as an operator does: flags, errors at start, signals, health."""
 
 import signal
 import socket
@@ -12,6 +12,7 @@ from resources.config import PROJECT_ROOT
 from tests.conftest import TINY_MODEL
 from tests.support.ports import free_port
 from tests.support.processes import Health, run, started, wait_for
+from tests.support.waiting import HANG_LIMIT_S
 
 LOCAL = {"SERVER_HOST": "127.0.0.1", "MODEL_DEVICE": "cpu", "MODEL_NAME": str(TINY_MODEL)}
 
@@ -24,9 +25,9 @@ def assert_one_line(error: str, *mentions: str) -> None:
 
 
 def test_unknown_implementation_is_refused_in_one_line_that_lists_the_known_ones() -> None:
-    result = run(PROJECT_ROOT, "start.py", "--implementation", "nobody")
+    result = run(PROJECT_ROOT, "start.py", "--implementation", "unknown")
     assert result.returncode != 0
-    assert_one_line(result.stderr, "nobody", "--implementation", "borealis")
+    assert_one_line(result.stderr, "unknown", "--implementation", "borealis")
 
 
 def test_bad_setting_is_refused_in_one_line() -> None:
@@ -58,6 +59,16 @@ def test_missing_model_is_refused_in_one_line_that_names_the_bundled_one(tmp_pat
     assert_one_line(result.stderr, "MODEL_NAME", "borealis-tiny-ru")
 
 
+def test_metrics_port_in_use_is_refused_in_one_line_that_names_it() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = run(PROJECT_ROOT, "start.py", "--port", "0", METRICS_PORT=port, **LOCAL)
+    assert result.returncode != 0
+    assert_one_line(result.stderr, port, "METRICS_PORT")
+
+
 def test_missing_decoder_is_refused_in_one_line_that_says_how_to_get_one(tmp_path: Path) -> None:
     settings = LOCAL | {"FFMPEG_BINARY": str(tmp_path / "ffmpeg"), "LOGGING_LEVEL": "ERROR"}
     result = run(PROJECT_ROOT, "start.py", "--port", "0", **settings)
@@ -71,8 +82,10 @@ def test_help_shows_the_documented_examples() -> None:
         assert example in text
 
 
-@pytest.mark.parametrize("entry_point", ["start.py", "api/grpc/transcription_server.py"])
-@pytest.mark.parametrize("stop_signal", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("entry_point", "stop_signal"),
+    [("start.py", signal.SIGINT), ("api/grpc/transcription_server.py", signal.SIGTERM)],
+)
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
 def test_server_becomes_ready_and_stops_on_a_signal_with_exit_code_0(
     entry_point: str, stop_signal: signal.Signals
@@ -83,6 +96,6 @@ def test_server_becomes_ready_and_stops_on_a_signal_with_exit_code_0(
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             wait_for(channel, Health.SERVING, process)
         process.send_signal(stop_signal)
-        _, log = process.communicate(timeout=30)
+        _, log = process.communicate(timeout=HANG_LIMIT_S)
     assert process.returncode == 0
     assert "Traceback" not in log

@@ -9,10 +9,11 @@ import grpc
 import pytest
 
 from api.grpc.transcription_server import EXIT_UNHEALTHY, SHUTDOWN_MARGIN_S
+from ml.borealis import load
 from ml.borealis import runner as batching
 from ml.borealis.runner import make_engine
 from ml.engine.engine import Engine
-from services.transcription.implementations import BorealisTranscriptionService, borealis_service
+from services.transcription.implementations import BorealisTranscriptionService
 from tests.faults.conftest import OpenHouse
 from tests.support.harness import PATIENCE_S, Health, ServerHarness, assert_refused
 from tests.support.marks import row
@@ -38,7 +39,7 @@ def house(start_server: OpenHouse, model: ScriptedModel, monkeypatch: pytest.Mon
         model.engine = make_engine(model, slots=8)
         return model.engine
 
-    monkeypatch.setattr(borealis_service, "load_engine", load_engine)
+    monkeypatch.setattr(load, "load_engine", load_engine)
     return start_server(BorealisTranscriptionService(), control=spoken(7), server_max_workers=8)
 
 

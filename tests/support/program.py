@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from types import ModuleType
 
 from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
@@ -46,8 +45,6 @@ def main(arguments: list[str]) -> int:
     """Serves until told to stop, as start.py does."""
     if "engine" in arguments:
         _put_the_fake_model_in()
-    else:
-        _leave_the_model_out()
     from api.grpc import transcription_server as server
 
     known = server.AVAILABLE_IMPLEMENTATIONS
@@ -55,23 +52,12 @@ def main(arguments: list[str]) -> int:
     return server.main(arguments)
 
 
-def _leave_the_model_out() -> None:
-    """What the model needs takes seconds and hundreds of megabytes to load."""
-    implementations = ModuleType("services.transcription.implementations")
-    vars(implementations).update(
-        BorealisTranscriptionService=NumberingService, __all__=["BorealisTranscriptionService"]
-    )
-    over_ray = ModuleType("services.transcription.implementations.borealis_ray_service")
-    vars(over_ray).update(BorealisRayTranscriptionService=NumberingService)
-    sys.modules.update({module.__name__: module for module in (implementations, over_ray)})
-
-
 def _put_the_fake_model_in() -> None:
+    from ml.borealis import load
     from ml.borealis.runner import make_engine
-    from services.transcription.implementations import borealis_service
     from tests.support.scripted_model import ScriptedModel
 
-    borealis_service.load_engine = lambda options: make_engine(ScriptedModel(), slots=4)
+    load.load_engine = lambda options: make_engine(ScriptedModel(), slots=4)
 
 
 if __name__ == "__main__":

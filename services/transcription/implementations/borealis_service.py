@@ -1,10 +1,13 @@
 """The Borealis implementation: chunks go to the engine that owns the model and its device."""
 
-from ml.borealis.config import GenerationOptions
-from ml.borealis.load import ModelOptions, load_engine
+from typing import TYPE_CHECKING
+
 from ml.interfaces import ManagedEngine
 from resources.config import Settings
 from services.transcription.implementations.engine_service import EngineService
+
+if TYPE_CHECKING:
+    from ml.borealis.load import ModelOptions
 
 
 class BorealisTranscriptionService(EngineService):
@@ -12,6 +15,8 @@ class BorealisTranscriptionService(EngineService):
 
     def create_engine(self, settings: Settings) -> ManagedEngine:
         """See the base class."""
+        from ml.borealis.load import load_engine  # PyTorch and transformers take seconds: not before a start fails
+
         return load_engine(model_options(settings))
 
     def get_version(self) -> str:
@@ -19,8 +24,11 @@ class BorealisTranscriptionService(EngineService):
         return "borealis"
 
 
-def model_options(settings: Settings) -> ModelOptions:
+def model_options(settings: Settings) -> "ModelOptions":
     """The settings that concern the model, as a value of the ml layer."""
+    from ml.borealis.config import GenerationOptions
+    from ml.borealis.load import ModelOptions
+
     return ModelOptions(
         name=settings.model_name,
         revision=settings.model_revision,
