@@ -112,10 +112,15 @@ class Settings(BaseSettings):
         "cuda", description="`cuda`, `cuda:N` or `cpu`; without a GPU the CPU is used, with a warning."
     )
     model_dtype: Dtype = Field(
-        "auto", description="`auto` (`bfloat16` on CUDA, `float32` on a CPU), `bfloat16`, `float16` or `float32`."
+        "auto",
+        description="`auto` (on CUDA `bfloat16`, before Ampere `float16`; on a CPU `float32`), `bfloat16`, `float16` "
+        "or `float32`.",
     )
     model_cpu_threads: int | None = Field(
-        None, ge=1, le=1024, description="Threads that compute on the CPU; empty is one for each core."
+        None,
+        ge=1,
+        le=1024,
+        description="Threads that compute on the CPU; empty is one for each core, within the CPU quota.",
     )
     model_batch_size: int = Field(
         BATCH_SIZE, ge=1, le=512, description="Chunks recognised together; halve it on `CUDA out of memory`."

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ml.cpu import computes_natively
 from ml.errors import DeviceUnavailableError
 
 
@@ -48,9 +49,20 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number format called `name`; "auto" is bfloat16 on CUDA, else float32. Raises DeviceUnavailableError."""
+    """The number format called `name`; "auto" is one that the device computes with.
+
+    On CUDA "auto" is bfloat16 from compute capability 8.0 (Ampere) on, else float16; on a CPU it is float32. A format
+    that is emulated gives a warning in the log. Raises DeviceUnavailableError for an unknown name.
+    """
+    has_bfloat16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if has_bfloat16 else torch.float16
     if name not in DTYPES:
         raise DeviceUnavailableError(f"Неизвестный формат чисел «{name}»: допустимы auto, {', '.join(DTYPES)}.")
-    return DTYPES[name]
+    dtype = DTYPES[name]
+    is_native = (dtype != torch.bfloat16 or has_bfloat16) if device.type == "cuda" else computes_natively(dtype)
+    if not is_native:
+        logger.warning("Формат %s (MODEL_DTYPE) здесь эмулируется: с auto модель будет работать в разы быстрее.", name)
+    return dtype

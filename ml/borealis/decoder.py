@@ -1,6 +1,6 @@
 """The language model over rows of one preallocated KV cache: prefill some rows, step all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ class SlotDecoder:
         self.kv_heads: int = config.num_key_value_heads
         self.eps: float = config.rms_norm_eps
         self.slots = slots
+        self.on_progress: Callable[[], None] = lambda: None  # called for each layer of a prefill
         self.layers = [_fuse(layer) for layer in network.model.language_model.layers]
         self.embedding: torch.Tensor = network.get_input_embeddings().weight  # (V, H)
         self.final_norm: torch.Tensor = network.model.language_model.norm.weight  # (H,)
@@ -146,6 +147,7 @@ class SlotDecoder:
         visible = self._columns[:end] <= self._columns[start:end, None]  # (T, end), causal
         cos, sin = self._cos[start:end, None], self._sin[start:end, None]  # (T, 1, D)
         for index, layer in enumerate(self.layers):
+            self.on_progress()
             query, key, value = (part.transpose(1, 2) for part in self._project(layer, x, cos, sin))  # (b, heads, T, D)
             self.keys[index, rows, :, start:end] = key
             self.values[index, rows, :, start:end] = value

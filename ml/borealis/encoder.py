@@ -1,5 +1,6 @@
 """Whisper's encoder and Borealis' adapter on a CPU, in float32: what transformers' modules compute, in less time."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,7 @@ class CpuEncoder(nn.Module):
         """`network` is in float32 on the CPU and has GELU everywhere, see `make_encoder`."""
         super().__init__()
         tower, adapter = network.model.audio_tower, network.model.multi_modal_projector
+        self.on_progress: Callable[[], None] = lambda: None  # called for each layer, on any worker
         self._kernels = kernels
         # Kept from batch to batch: what MKL, oneDNN and the heap hold for a thread is lost with it.
         self._workers = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="encoder-worker")
@@ -76,6 +78,7 @@ class CpuEncoder(nn.Module):
             x = gelu_(convolution(x))  # (1, d, 3000), then (1, d, 1500)
         x = x[0].t().contiguous() + self._positions
         for layer in self._layers:
+            self.on_progress()
             x += self._attend(layer, layer.attention_norm(x))
             x += self._feed_forward(layer, layer.feed_forward_norm(x))
         normed: torch.Tensor = self._last_norm(x)

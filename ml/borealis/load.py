@@ -11,6 +11,7 @@ from ml.borealis.checkpoint import prepare_checkpoint
 from ml.borealis.config import GenerationOptions, resolve_device, resolve_dtype
 from ml.borealis.model import BorealisModel
 from ml.borealis.runner import make_engine
+from ml.cpu import usable_cpus
 from ml.engine.engine import Engine
 
 _log = logging.getLogger("BorealisModel")
@@ -24,7 +25,7 @@ class ModelOptions:
     cache_dir: Path
     device: str = "cuda"
     dtype: str = "auto"
-    cpu_threads: int | None = None  # that compute on the CPU; None leaves it to torch: one a core
+    cpu_threads: int | None = None  # that compute on the CPU; None is one for each core within the CPU quota
     batch_size: int = 32  # chunks recognised together
     revision: str | None = None
     local_files_only: bool = False
@@ -41,8 +42,8 @@ def load_engine(options: ModelOptions) -> Engine:
     checkpoint = prepare_checkpoint(
         options.name, options.cache_dir, revision=options.revision, local_files_only=options.local_files_only
     )
-    if options.cpu_threads is not None:
-        torch.set_num_threads(options.cpu_threads)  # before the engine's thread starts, which takes it over
+    threads = options.cpu_threads or min(torch.get_num_threads(), usable_cpus())
+    torch.set_num_threads(threads)  # before the engine's thread starts, which takes it over
     device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
     disable_progress_bar()  # a server's log is no place for one

@@ -1,7 +1,7 @@
 """The Borealis network with its tokenizer, prompt and features: waveforms in, texts out."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +49,7 @@ class BorealisModel:
         self.eos_ids = frozenset(eos_ids)
         self.max_new_tokens = options.max_new_tokens
         self.log_mel = LogMel(self.device)
+        self._on_progress: Callable[[], None] = lambda: None
         self.encoder = make_encoder(network)
         network.generation_config = _generation_config(options, self.eos_ids, tokenizer.pad_token_id)
         self._prefix_ids = torch.tensor([prompt.prefix_ids], device=self.device)  # (1, P)
@@ -86,6 +87,15 @@ class BorealisModel:
         """Whether texts are sampled rather than decoded greedily."""
         return self.options.do_sample
 
+    def watch_progress(self, on_progress: Callable[[], None]) -> None:
+        """Have `on_progress` called after each layer of the encoder and of a prefill, on any thread."""
+        self._on_progress = on_progress
+        if self.encoder is not None:
+            self.encoder.on_progress = on_progress
+        else:
+            for layer in self.network.model.audio_tower.layers:
+                layer.register_forward_hook(lambda *_: on_progress())
+
     def features(self, waveforms: Sequence[Waveform]) -> torch.Tensor:
         """Log-mel features (B, 128, 3000) float32 of chunks of any length up to 30 s."""
         features: torch.Tensor = self.log_mel(pad_chunks(waveforms))
@@ -110,6 +120,7 @@ class BorealisModel:
         audio = self.network.config.audio_config  # 4 frames of hidden_size side by side are intermediate_size wide
         audio_length = audio.max_source_positions * audio.hidden_size // audio.intermediate_size  # 375
         decoder = SlotDecoder(self.network, *self.prompt_embeddings(), audio_length, self.options, slots)
+        decoder.on_progress = self._on_progress
         weights_bytes = sum(weight.numel() * weight.element_size() for weight in self.network.parameters())
         logger.info(_MEMORY, weights_bytes / MEBIBYTE, slots, decoder.cache_bytes / MEBIBYTE)
         if self.device.type != "cuda":

@@ -1,6 +1,7 @@
 """Borealis as continuous batching runs it: rows of one KV cache, tokens read back behind the steps."""
 
 import logging
+from collections.abc import Callable
 from collections.abc import Sequence as AbstractSequence
 from typing import Protocol
 
@@ -48,6 +49,9 @@ class Model(Protocol):
     def encoder_workers(self) -> int:
         """Chunks that the encoder computes in parallel."""
 
+    def watch_progress(self, on_progress: Callable[[], None]) -> None:
+        """Have `on_progress` called after each layer of the encoder and of a prefill, on any thread."""
+
     @property
     def do_sample(self) -> bool:
         """Whether texts are sampled rather than decoded greedily."""
@@ -72,7 +76,9 @@ class BorealisRunner:
         self.steps_between_batches = STEPS_BETWEEN_BATCHES[device.type]
         self.max_chunk_samples = N_SAMPLES
         self.logger = logging.getLogger("BorealisModel")
+        self.on_progress: Callable[[], None] = lambda: None
         self._model = model
+        model.watch_progress(lambda: self.on_progress())
         self._encoder = make_batch_encoder(model.audio_embeddings, device, self.encoder_batch)
         self._decoder = model.make_decoder(slots)
         self._readback: Readback[list[tuple[int, Sequence]]] = make_readback(device, slots)  # (column, sequence)

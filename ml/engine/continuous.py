@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -52,6 +52,7 @@ class ModelRunner(Protocol[B]):
     steps_between_batches: int  # decode steps before another encoder batch, so that what is in decoding keeps moving
     max_chunk_samples: int
     logger: logging.Logger
+    on_progress: Callable[[], None]  # called while an encoder batch or a prefill advances; the scheduler sets it
 
     def encode(self, waveforms: list[Waveform]) -> B:
         """Start encoding up to `encoder_batch` chunks."""
@@ -90,6 +91,7 @@ class ContinuousScheduler(Generic[B]):
         self.stats = EngineStats()
         self.heartbeat = Heartbeat()
         self._runner = runner
+        runner.on_progress = self.heartbeat.beat
         self._sequences: list[Sequence] = []  # admitted and not finished, oldest first: all that is in flight
         self._encoding: tuple[list[Sequence], B] | None = None  # the youngest of them
         self._steps = 0  # since the last encoder batch

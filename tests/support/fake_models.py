@@ -103,6 +103,9 @@ class FakeModel:
         """The chunks' numbers at each call of `stage`."""
         return [numbers for name, numbers in self.log if name == stage]
 
+    def watch_progress(self, on_progress: Callable[[], None]) -> None:
+        pass
+
     def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
         self.at_work.set()
         assert self.gate.wait(HANG_LIMIT_S)

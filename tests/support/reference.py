@@ -1,6 +1,7 @@
 """Tokens of a dozen chunks, each alone through transformers' generate(): decoding them together must give the same."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,9 @@ class NumberedChunks:
         self.encoder_workers = 1
         self.make_decoder = model.make_decoder
         self._audio = alone.audio.to(model.device)
+
+    def watch_progress(self, on_progress: Callable[[], None]) -> None:
+        pass
 
     def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
         return self._audio[waveforms[:, 0].long()]

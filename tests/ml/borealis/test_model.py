@@ -8,6 +8,7 @@ import torch
 from transformers import VoxtralForConditionalGeneration
 
 from ml.benchmarks.reference import embed, generate, transcribe_batch
+from ml.borealis import config
 from ml.borealis.checkpoint import Checkpoint
 from ml.borealis.config import GenerationOptions, resolve_device, resolve_dtype
 from ml.borealis.features import pad_chunks
@@ -127,10 +128,32 @@ def test_an_unknown_device_or_dtype_is_refused() -> None:
         resolve_dtype("int8", CPU)
 
 
-def test_the_automatic_dtype_follows_the_device() -> None:
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+def test_the_automatic_dtype_is_one_that_the_device_computes_with(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert resolve_dtype("auto", CPU) == torch.float32
-    assert resolve_dtype("auto", torch.device("cuda", 0)) == torch.bfloat16
-    assert resolve_dtype("float16", CPU) == torch.float16
+    assert resolve_dtype("auto", torch.device("cuda", 0)) == dtype
+
+
+@pytest.mark.parametrize("device", [CPU, torch.device("cuda", 0)], ids=str)
+def test_an_emulated_dtype_is_used_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, device: torch.device
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(config, "computes_natively", lambda dtype: False)
+    assert resolve_dtype("bfloat16", device) == torch.bfloat16
+    assert "MODEL_DTYPE" in caplog.text
+
+
+def test_a_native_dtype_gives_no_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(config, "computes_natively", lambda dtype: True)
+    for name in ("bfloat16", "float16", "float32"):
+        for device in (CPU, torch.device("cuda", 0)):
+            resolve_dtype(name, device)
+    assert not caplog.records
 
 
 @pytest.mark.gpu

@@ -1,5 +1,6 @@
 """Sequences and rows of the KV cache: each token goes to the sequence that it was decoded for."""
 
+from collections.abc import Callable
 from collections.abc import Sequence as AbstractSequence
 
 import numpy as np
@@ -60,6 +61,9 @@ class ScriptedModel:
         self.max_new_tokens = max_new_tokens
         self.names = list(texts)
         self.decoder = ScriptedDecoder(list(texts.values()))
+
+    def watch_progress(self, on_progress: Callable[[], None]) -> None:
+        pass
 
     def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
         return waveforms[:, :1, None]

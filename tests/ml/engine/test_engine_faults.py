@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ml.borealis.runner import make_engine
+from ml.engine import scheduler as scheduler_module
 from ml.engine.request import Request
 from ml.errors import EngineStoppedError, RecognitionError
 from ml.transcript import Completion
@@ -82,6 +83,43 @@ def test_a_batch_too_large_for_the_memory_is_halved_until_it_fits(fake: FakeMode
         assert texts_of(futures) == [text(number) for number in range(1, 9)]
     assert [len(batch) for batch in fake.calls("encode")] == [1, 5, 2, 3, 1, 2, 3, 1, 2]
     assert max(map(len, fake.calls("prefill"))) == 2
+
+
+class SlowModel(FakeModel):
+    """Takes SLOW_S of `now_s` for each call, and notes how long the engine seemed silent at the end of each."""
+
+    SLOW_S = 100.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self.silences_s: list[float] = []
+        self.silence: Callable[[], float] = lambda: 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def enter(self, stage: str, numbers: list[int]) -> None:
+        if stage != "decode":  # the tokenizer's
+            self.now_s += self.SLOW_S
+            self.silences_s.append(self.silence())
+        super().enter(stage, numbers)
+
+
+@pytest.mark.parametrize("poisoned", ["nothing", "encode", "prefill", "step"])
+def test_a_slow_model_is_never_silent_longer_than_one_chunk_or_step_takes(
+    in_batches: None, monkeypatch: pytest.MonkeyPatch, poisoned: str
+) -> None:
+    slow = SlowModel()
+    slow.poisoned = poisoned
+    monkeypatch.setattr(scheduler_module, "time", slow)
+    with busy_engine(slow, slots=6) as engine:
+        slow.silence = lambda: engine.busy_without_progress_s
+        futures = [engine.submit(chunk(number, 5)) for number in (1, 2, POISON, 3, 4)]
+        slow.gate.set()
+        wait(futures, HANG_LIMIT_S)
+    assert len(slow.silences_s) >= 10
+    assert max(slow.silences_s) == slow.SLOW_S
 
 
 def test_a_chunk_too_large_for_the_memory_by_itself_fails(fake: FakeModel) -> None:
