@@ -270,6 +270,7 @@ class ContinuousScheduler(Generic[B]):
 
     def _report(self, error: Exception, count: int) -> None:
         self._runner.recover(error)
+        self.heartbeat.beat()  # a failed attempt is over as well
         log_failure(self.logger, error, count)
 
 

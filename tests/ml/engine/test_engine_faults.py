@@ -118,7 +118,7 @@ def test_a_slow_model_is_never_silent_longer_than_one_chunk_or_step_takes(
         futures = [engine.submit(chunk(number, 5)) for number in (1, 2, POISON, 3, 4)]
         slow.gate.set()
         wait(futures, HANG_LIMIT_S)
-    assert len(slow.silences_s) >= 10
+    assert len(slow.silences_s) > 5
     assert max(slow.silences_s) == slow.SLOW_S
 
 
