@@ -1,4 +1,4 @@
-"""The Python client: `TranscriptionClient`, and `python -m api.grpc.client`. Imports nothing of the server."""
+"""The Python client: `TranscriptionClient` and `python -m api.grpc.client`. Imports nothing of the server."""
 
 from api.grpc.client.client import TranscriptionClient
 from api.grpc.client.responses import IncompleteAnswerError, TranscriptionRefusedError

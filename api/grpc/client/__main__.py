@@ -1,4 +1,4 @@
-"""Runs the command line: `python -m api.grpc.client FILE`."""
+"""`python -m api.grpc.client FILE`; see cli.py."""
 
 import sys
 

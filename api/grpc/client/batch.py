@@ -1,4 +1,4 @@
-"""Works through jobs a few at a time and says of each how it ended."""
+"""Runs jobs, several at a time, and reports the outcome of each."""
 
 from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -11,17 +11,16 @@ import grpc
 
 from api.grpc.client.files import Job
 from api.grpc.client.formats import write_complete
-from api.grpc.client.messages import describe
-from api.grpc.client.responses import IncompleteAnswerError, TranscriptionRefusedError
+from api.grpc.client.responses import IncompleteAnswerError, TranscriptionRefusedError, describe_error
 from api.grpc.client.retry import is_tls_failure
 from generated.v1.transcription_pb2 import TranscriptionResponse
 
-_POLL_S = 0.2  # a wait without an end would not hear Ctrl+C on every system
-_HOPELESS = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED}
+_POLL_S = 0.2  # an unbounded wait blocks Ctrl+C on some systems
+_FATAL = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED}
 
 
 class Exit(IntEnum):
-    """How a job ended, and the exit code that says so; of several jobs the greatest counts."""
+    """How a job ended, and the exit code for it; of several jobs the greatest counts."""
 
     DONE = 0
     REFUSED = 1
@@ -31,26 +30,26 @@ class Exit(IntEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: with a response, or with `problem`, one line for whoever asked."""
+    """How a job ended: with a response, or with `problem`, one line for the user."""
 
     job: Job
     exit: Exit
-    response: TranscriptionResponse | None = None  # None too where there was nothing left to do
+    response: TranscriptionResponse | None = None  # None too if the output was there already
     problem: str = ""
-    hopeless: bool = False  # the other jobs would end as this one did
+    is_fatal: bool = False  # the other jobs would fail for the same reason
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Does one job: sends the recording and writes what comes back."""
+    """Runs one job: sends the recording and writes the output."""
 
     send: Callable[[Path], TranscriptionResponse]
     render: Callable[[TranscriptionResponse], str]
     address: str
     overwrite: bool = False
 
-    def do(self, job: Job) -> Outcome:
-        """Raises nothing that a recording, a file or a server can be the cause of."""
+    def run(self, job: Job) -> Outcome:
+        """Turns every error that a recording, a file or a server can cause into an outcome."""
         if job.is_done and not self.overwrite:
             return Outcome(job, Exit.DONE)
         try:
@@ -58,17 +57,17 @@ class Worker:
         except TranscriptionRefusedError as error:
             return Outcome(job, Exit.REFUSED, problem=f"[{error.code}] {error}")
         except grpc.RpcError as error:
-            hopeless = error.code() in _HOPELESS or is_tls_failure(error)
-            return Outcome(job, Exit.FAILED, problem=describe(error, self.address), hopeless=hopeless)
+            is_fatal = error.code() in _FATAL or is_tls_failure(error)
+            return Outcome(job, Exit.FAILED, problem=describe_error(error, self.address), is_fatal=is_fatal)
         except IncompleteAnswerError as error:
             return Outcome(job, Exit.FAILED, problem=f"{self.address}: {error}")
         except FileNotFoundError:
             return Outcome(job, Exit.FAILED, problem="Файл не найден")
         except OSError as error:
             return Outcome(job, Exit.FAILED, problem=f"Не удалось прочитать файл: {error.strerror}")
-        return self._keep(job, response)
+        return self._write(job, response)
 
-    def _keep(self, job: Job, response: TranscriptionResponse) -> Outcome:
+    def _write(self, job: Job, response: TranscriptionResponse) -> Outcome:
         if job.output is not None:
             try:
                 write_complete(job.output, self.render(response))
@@ -77,30 +76,32 @@ class Worker:
         return Outcome(job, Exit.DONE, response)
 
 
-def run(jobs: list[Job], worker: Worker, parallel: int, hang_up: Callable[[], None]) -> Generator[Outcome, None, None]:
-    """Yields an outcome for each job as it ends; for those left after a hopeless one, none.
+def run_all(
+    jobs: list[Job], worker: Worker, parallel: int, cancel_all: Callable[[], None]
+) -> Generator[Outcome, None, None]:
+    """Yield the outcome of each job as it ends. After a fatal one, the jobs that have not begun are skipped.
 
-    `hang_up` must end the calls under way: it is called when the caller does not go on to the end.
+    `cancel_all` must end the calls in flight; it is called if the caller stops iterating early.
     """
-    given_up = Event()
+    stopping = Event()
 
-    def unless_given_up(job: Job) -> Outcome | None:
-        if given_up.is_set():
+    def run_unless_stopping(job: Job) -> Outcome | None:
+        if stopping.is_set():
             return None
-        outcome = worker.do(job)
-        if outcome.hopeless:
-            given_up.set()
+        outcome = worker.run(job)
+        if outcome.is_fatal:
+            stopping.set()
         return outcome
 
     pool = ThreadPoolExecutor(parallel, thread_name_prefix="client")
     try:
-        pending = {pool.submit(unless_given_up, job) for job in jobs}
+        pending = {pool.submit(run_unless_stopping, job) for job in jobs}
         while pending:
             done, pending = wait(pending, _POLL_S, FIRST_COMPLETED)
             yield from (outcome for future in done if (outcome := future.result()))
-    except BaseException:  # Ctrl+C too, and a caller that does not go on
-        given_up.set()
-        hang_up()
+    except BaseException:  # Ctrl+C, or the caller stopped iterating
+        stopping.set()
+        cancel_all()
         raise
     finally:
         pool.shutdown(cancel_futures=True)

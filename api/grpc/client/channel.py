@@ -1,17 +1,17 @@
-"""Opens the client's channel: its limits, whom it trusts, and what it shows of itself."""
+"""The client's channel: message limits, TLS, the token."""
 
 from pathlib import Path
 
 import grpc
 
 MAX_MESSAGE_BYTES = 200 * 1024 * 1024  # the server's default, GRPC_MAX_RECEIVE_MESSAGE_LENGTH
-_RECONNECT_MS = (500, 5_000)  # first and longest pause; as RetryPolicy, so that an attempt meets a new connection
+_RECONNECT_MS = (500, 5_000)  # first and longest pause, as in RetryPolicy: an attempt finds a new connection
 
 
 def open_channel(
     address: str, credentials: grpc.ChannelCredentials | None, max_message_bytes: int = MAX_MESSAGE_BYTES
 ) -> grpc.Channel:
-    """A channel to HOST:PORT that connects on the first call; not encrypted without `credentials`."""
+    """A channel to HOST:PORT that connects on the first call; unencrypted without `credentials`."""
     options = [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -26,10 +26,10 @@ def open_channel(
 def tls_credentials(
     tls: bool, ca_file: Path | str | None, cert_file: Path | str | None, key_file: Path | str | None
 ) -> grpc.ChannelCredentials | None:
-    """TLS where it or any of the files is given; None where nothing is.
+    """Credentials if `tls` is true or any of the files is given, else None.
 
-    The server must have a certificate of `ca_file` (PEM), by default of the authorities that gRPC brings with it.
-    `cert_file` and `key_file` (PEM) are the client's own, for mutual TLS.
+    The server's certificate must be signed by `ca_file` (PEM), by default by one of gRPC's built-in authorities.
+    `cert_file` and `key_file` (PEM) are the client's certificate and key for mutual TLS.
 
     Raises:
         OSError: a file cannot be read.
@@ -44,7 +44,7 @@ def tls_credentials(
 
 
 def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
-    """The metadata that carry `token`, with every call.
+    """The metadata that carry `token`; to be sent with every call.
 
     Raises:
         ValueError: the token cannot be sent as metadata. The message does not repeat it.

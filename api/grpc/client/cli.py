@@ -1,4 +1,4 @@
-"""The client's command line: `python -m api.grpc.client FILE`; the transcript goes to stdout, all else to stderr."""
+"""The command line of the client: `python -m api.grpc.client FILE`; outputs go to stdout, everything else to stderr."""
 
 import argparse
 import os
@@ -6,37 +6,34 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from api.grpc.client.client import DEFAULT_ADDRESS, DEFAULT_CHUNK_BYTES
-from api.grpc.client.formats import WRITERS
+from api.grpc.client.batch import Exit, Worker, run_all
+from api.grpc.client.client import DEFAULT_ADDRESS, DEFAULT_CHUNK_BYTES, Response, TranscriptionClient
+from api.grpc.client.console import Report, call_bars, files_bar, print_status, protect_console
+from api.grpc.client.files import Job, UsageError, plan
+from api.grpc.client.formats import ENDINGS, WRITERS
 from api.grpc.client.retry import RetryPolicy
 
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc's own lines would drown our one line about a missing server
-
-from api.grpc.client.batch import Exit, Worker, run
-from api.grpc.client.client import Response, TranscriptionClient
-from api.grpc.client.console import Report, call_bars, files_bar
-from api.grpc.client.files import Job, UsageError, plan
-from api.grpc.client.formats import ENDINGS
-from api.grpc.client.messages import protect_console, say
-
+TOKEN_VARIABLE = "TRANSCRIPTION_TOKEN"
+DEFAULT_JOBS = 4
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Transcribes files; returns 0, 1 (some refused), 2 (some failed, or nothing could be tried) or 130 (Ctrl+C)."""
+    """Transcribe files; return 0, 1 (some rejected), 2 (some failed, or bad arguments) or 130 (Ctrl+C)."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before gRPC starts: its own lines would hide ours
     protect_console()
     flags = parse(arguments)
     try:
         jobs = _plan(flags)
         with _connect(flags) as client:
-            return _work_through(jobs, client, flags)
+            return _transcribe_all(jobs, client, flags)
     except KeyboardInterrupt:
-        return say("⏹ Прервано", Exit.INTERRUPTED)
+        return print_status("⏹ Прервано", Exit.INTERRUPTED)
     except UsageError as error:
-        return say(f"❌ {error}", Exit.FAILED)
-    except BrokenPipeError:  # whoever read our stdout has gone; Python shall not try to empty it at its own end
+        return print_status(f"❌ {error}", Exit.FAILED)
+    except BrokenPipeError:  # the reader of stdout has closed it; Python must not flush it again when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return say("❌ Вывод больше никто не читает", Exit.FAILED)
+        return print_status("❌ Вывод больше никто не читает", Exit.FAILED)
 
 
 def _plan(flags: argparse.Namespace) -> list[Job]:
@@ -51,7 +48,7 @@ def _plan(flags: argparse.Namespace) -> list[Job]:
 
 def _connect(flags: argparse.Namespace) -> TranscriptionClient:
     if flags.token and not (flags.tls or flags.ca or flags.cert) and _host(flags.address) not in _LOOPBACK:
-        say("⚠️ Токен уходит по сети открытым текстом: добавьте --tls")
+        print_status("⚠️ Токен уходит по сети открытым текстом: добавьте --tls")
     try:
         return TranscriptionClient(
             flags.address,
@@ -69,7 +66,7 @@ def _connect(flags: argparse.Namespace) -> TranscriptionClient:
         raise UsageError(f"Не удалось прочитать файл {error.filename}: {error.strerror}") from error
 
 
-def _work_through(jobs: list[Job], client: TranscriptionClient, flags: argparse.Namespace) -> int:
+def _transcribe_all(jobs: list[Job], client: TranscriptionClient, flags: argparse.Namespace) -> int:
     is_single = len(flags.files) == 1 and not flags.files[0].is_dir()
     render = WRITERS[flags.format]
 
@@ -78,16 +75,16 @@ def _work_through(jobs: list[Job], client: TranscriptionClient, flags: argparse.
 
     report = Report(jobs, render, is_single)
     worker = Worker(send, render, flags.address, flags.overwrite)
-    with closing(run(jobs, worker, flags.jobs, client.close)) as outcomes, files_bar(len(jobs)) as bar:
+    with closing(run_all(jobs, worker, flags.jobs, client.close)) as outcomes, files_bar(len(jobs)) as bar:
         for outcome in outcomes:
-            report.tell(outcome)
+            report.add(outcome)
             bar.update()
-    report.sum_up()
+    report.print_summary()
     return report.exit
 
 
 def _send(client: TranscriptionClient, path: Path, flags: argparse.Namespace, with_bars: bool) -> Response:
-    if not flags.stream:  # a single message has no progress to show: gRPC tells only that it has been answered
+    if not flags.stream:  # gRPC reports no progress of a single message
         return client.transcribe(path, flags.audio_format, flags.sample_rate)
     with call_bars(path.stat().st_size, with_bars) as bars:
         return client.transcribe_incremental(
@@ -104,12 +101,8 @@ def _host(address: str) -> str:
     return address.rpartition(":")[0] or address
 
 
-TOKEN_VARIABLE = "TRANSCRIPTION_TOKEN"
-DEFAULT_JOBS = 4
-
-
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The flags, the token filled in from the environment; ends the program over those that make no sense."""
+    """The flags, with the token from the environment if there is none; exits with 2 if a value is invalid."""
     parser = argparse.ArgumentParser(
         prog="python -m api.grpc.client", description="Отправляет аудио файлы на сервер транскрипции и печатает текст"
     )

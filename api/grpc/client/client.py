@@ -1,4 +1,4 @@
-"""The client library: sends a recording to the service and returns its answer. Command line: cli.py."""
+"""The client library: sends a recording to the service and returns the response."""
 
 import threading
 from collections.abc import Callable
@@ -41,19 +41,19 @@ class TranscriptionClient:
     ) -> None:
         """Connects on the first call; `timeout_s` bounds each call, its retries included.
 
-        `tls` encrypts the connection, and so does any of the PEM files: `ca_file` is the authority that the server's
-        certificate must be of (by default one of the well-known), `cert_file` and `key_file` are the client's own.
-        `token` goes with every call, and without TLS anybody on the way can read it.
+        `tls` encrypts the connection, and so does any of the PEM files: `ca_file` is the authority of the server's
+        certificate (by default one of the well-known), `cert_file` and `key_file` are the client's for mutual TLS.
+        `token` is sent with every call; without TLS it can be read on the network.
 
         Raises:
             OSError: a file cannot be read.
-            ValueError: files or token make no sense; see client_channel.py.
+            ValueError: a file or the token is invalid; see channel.py.
         """
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
         self._metadata = bearer(token)
         self._closed = threading.Event()
-        self._answers_in_parts = True  # until the server says otherwise
+        self._is_incremental = True  # until the server answers UNIMPLEMENTED
         self._channel = open_channel(address, tls_credentials(tls, ca_file, cert_file, key_file), max_message_bytes)
         build_stub: Callable[[grpc.Channel], Any] = transcription_pb2_grpc.TranscriptionServiceStub  # it has no types
         self._stub = build_stub(self._channel)
@@ -67,18 +67,18 @@ class TranscriptionClient:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection, cancels the calls still on it and keeps those that wait from being made again."""
+        """Close the connection, cancel the calls on it and end the waits for another attempt."""
         self._closed.set()
         self._channel.close()
 
     def transcribe(self, path: Path | str, audio_format: str | None = None, sample_rate: int = 0) -> Response:
-        """Sends the file as one message.
+        """Send the file as one message.
 
         `audio_format` defaults to the name's ending; `sample_rate` (Hz) is for raw PCM ("pcm") only.
 
         Raises:
             OSError: the file cannot be read.
-            TranscriptionRefusedError: the content was refused; the same file will be refused again.
+            TranscriptionRefusedError: the content was rejected, and would be again.
             grpc.RpcError: the call failed.
         """
         path = Path(path)
@@ -98,10 +98,10 @@ class TranscriptionClient:
         audio_format: str | None = None,
         sample_rate: int = 0,
     ) -> Response:
-        """Sends the file in pieces of `chunk_bytes`, never holding more of it than a few of them.
+        """Send the file in pieces of `chunk_bytes`, with only a few of them in memory.
 
-        `on_sent` hears the size of each piece once it has left, on another thread; when the upload begins anew, a
-        negative one that takes back what was reported. The rest is as in `transcribe`.
+        `on_sent` gets the size of each piece once it is sent, on another thread; when an upload is repeated, a
+        negative size that cancels what was reported. The rest is as in `transcribe`.
         """
         source = Source(Path(path), _description(Path(path), audio_format, sample_rate), chunk_bytes, on_sent)
         return self._send(source)
@@ -117,46 +117,46 @@ class TranscriptionClient:
         on_segment: OnSegment = lambda segment: None,
         on_progress: OnProgress = lambda progress: None,
     ) -> Response:
-        """As `transcribe_stream`, and meanwhile tells `on_segment` and `on_progress` what the server has done so far.
+        """As `transcribe_stream`, with segments and progress passed to the callbacks as the server sends them.
 
-        Each stretch of the audio is told once, though the call be made again. A server that cannot answer in parts is
-        asked for the whole.
+        Each segment is passed on once, even if the call is repeated. A server without TranscribeAudioIncremental gets
+        the file through TranscribeAudioStream.
 
         Raises:
             IncompleteAnswerError: the server broke the contract.
         """
         source = Source(Path(path), _description(Path(path), audio_format, sample_rate), chunk_bytes, on_sent)
-        if self._answers_in_parts:
+        if self._is_incremental:
             try:
-                return self._follow(source, on_segment, on_progress)
+                return self._send_incremental(source, on_segment, on_progress)
             except grpc.RpcError as error:
                 if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
                     raise
-            self._answers_in_parts = False
+            self._is_incremental = False
         return self._send(source)
 
     def _send(self, source: Source) -> Response:
         def attempt(options: dict[str, Any]) -> Response:
             with source.open() as upload:
-                return _blame_file(
+                return _name_read_error(
                     upload, lambda: read_response(self._stub.TranscribeAudioStream.future(upload, **options))
                 )
 
         return self._call(attempt)
 
-    def _follow(self, source: Source, on_segment: OnSegment, on_progress: OnProgress) -> Response:
-        told_s = 0.0  # what on_segment knows of
+    def _send_incremental(self, source: Source, on_segment: OnSegment, on_progress: OnProgress) -> Response:
+        passed_on_s = 0.0  # end of the last segment passed to on_segment, by whichever attempt
 
-        def tell(segment: transcription_pb2.Segment) -> None:
-            nonlocal told_s
-            if segment.end_s > told_s:
-                told_s = segment.end_s
+        def pass_on(segment: transcription_pb2.Segment) -> None:
+            nonlocal passed_on_s
+            if segment.end_s > passed_on_s:
+                passed_on_s = segment.end_s
                 on_segment(segment)
 
         def attempt(options: dict[str, Any]) -> Response:
             with source.open() as upload:
                 call = self._stub.TranscribeAudioIncremental(upload, **options)
-                return _blame_file(upload, lambda: read_updates(call, tell, on_progress))
+                return _name_read_error(upload, lambda: read_updates(call, pass_on, on_progress))
 
         return self._call(attempt)
 
@@ -169,8 +169,8 @@ class TranscriptionClient:
         )
 
 
-def _blame_file(upload: Upload, answer: Callable[[], Response]) -> Response:
-    """What `answer` returns; a file that broke off is named as the cause, where gRPC says only that something did."""
+def _name_read_error(upload: Upload, answer: Callable[[], Response]) -> Response:
+    """What `answer` returns. If the file could not be read, raise that error, which gRPC does not name."""
     try:
         return answer()
     except grpc.RpcError:
@@ -186,7 +186,7 @@ def _description(path: Path, audio_format: str | None, sample_rate: int) -> tran
 
 
 def _name_of(path: Path) -> str:
-    return path.name.encode("utf-8", "replace").decode("utf-8")  # a name on disk may be no text at all
+    return path.name.encode("utf-8", "replace").decode("utf-8")  # a name on disk need not be valid text
 
 
 def _format_of(path: Path, audio_format: str | None) -> str:

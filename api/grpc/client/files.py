@@ -1,4 +1,4 @@
-"""Finds the recordings that are meant by files and folders, and decides where each one's output goes."""
+"""Finds the recordings in the given files and folders, and decides where the output of each goes."""
 
 import os
 from collections import Counter
@@ -11,7 +11,7 @@ _SEPARATORS = ("/", os.sep)
 
 
 class UsageError(Exception):
-    """What was asked for cannot be done. The message is one line for whoever asked."""
+    """The arguments cannot be carried out. The message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether there is an output no older than the recording; outputs are only ever put in place complete."""
+        """Whether there is an output no older than the recording; outputs are put in place only when complete."""
         if self.output is None or not self.output.is_file():
             return False
         try:
@@ -33,13 +33,13 @@ class Job:
 
 
 def plan(arguments: list[Path], output: str | None, ending: str) -> list[Job]:
-    """The jobs for all recordings in `arguments`: files as they are, folders with all that is in and below them.
+    """The jobs for all recordings in `arguments`: files, and folders with everything in and below them.
 
-    `output` is a file for a single file, unless it is a folder or ends as one ("out/"); else it is a folder. There the
-    names are those of the recordings with `ending` instead of their own; the folders below an argument are kept.
+    `output` is a file for a single file, unless it is a folder or ends like one ("out/"); otherwise it is a folder.
+    In it, outputs are named as the recordings, with `ending`, and the folders below an argument are kept.
 
     Raises:
-        UsageError: there is nothing to do, two outputs would be one file, or one would be a recording.
+        UsageError: there are no recordings, two outputs would be one file, or one would be a recording.
         OSError: a folder cannot be read.
     """
     places = _distinct(place for argument in arguments for place in _recordings(argument))
@@ -59,7 +59,7 @@ def plan(arguments: list[Path], output: str | None, ending: str) -> list[Job]:
 
 
 def _recordings(argument: Path) -> list[tuple[Path, Path]]:
-    """Each recording with its place below the argument; nothing hidden. A file named by itself is one in any case."""
+    """Each recording with its path below the argument, without hidden files. A named file may have any ending."""
     if not argument.is_dir():
         return [(argument, Path(argument.name))]
     found = []
@@ -77,7 +77,7 @@ def _raise(error: OSError) -> None:
 
 
 def _distinct(places: Iterable[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-    """Each recording once, though it be named twice."""
+    """Each recording once, even if it is named twice."""
     found: dict[Path, tuple[Path, Path]] = {}
     for path, place in places:
         found.setdefault(path.resolve(), (path, place))
@@ -85,7 +85,7 @@ def _distinct(places: Iterable[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
 
 
 def _names(places: list[tuple[Path, Path]], ending: str) -> list[Path]:
-    """`interview.srt`, but `interview.mp3.srt` and `interview.wav.srt` where there are both."""
+    """`interview.srt`; if there are two, `interview.mp3.srt` and `interview.wav.srt`."""
     short = [place.with_suffix(ending) for _, place in places]
     counts = Counter(_key(name) for name in short)
     return [
@@ -109,5 +109,5 @@ def _check(jobs: list[Job]) -> None:
 
 
 def _key(path: Path) -> str:
-    """Equal for names that some systems hold for the same."""
+    """Equal for names that are the same file on case-insensitive systems."""
     return str(path).casefold()

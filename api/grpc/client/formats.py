@@ -1,4 +1,4 @@
-"""Writes a response as text, subtitles, table or JSON, and puts it into a file that is complete or not there."""
+"""Renders a response as text, subtitles, table or JSON, and writes it to a file that is complete or absent."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ def _vtt(response: TranscriptionResponse) -> str:
 
 
 def _tsv(response: TranscriptionResponse) -> str:
-    """Every stretch of the audio, the silent ones too."""
+    """A row for each segment, silent ones included."""
     return "".join("\t".join(row) + "\n" for row in _rows(response))
 
 
@@ -50,19 +50,19 @@ ENDINGS = {name: ".txt" if name == "text" else f".{name}" for name in WRITERS}
 
 
 def write_complete(path: Path, text: str) -> None:
-    """Writes `text` (UTF-8, "\\n") so that whoever sees `path` sees all of it, whatever happens meanwhile.
+    """Write `text` (UTF-8, "\\n") to `path` atomically: a reader sees the old content or all of the new.
 
-    A link is followed. What is no file, such as /dev/null or a pipe, is written to and never replaced.
+    A link is followed. What is not a regular file, such as /dev/null or a pipe, is written to and never replaced.
 
     Raises:
-        OSError: the file cannot be written; what was there before is still there.
+        OSError: the file cannot be written; the previous content is still there.
     """
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8", newline="\n")
         return
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{uuid4().hex}.part")  # a name of its own: that of the file may be as long as names can be
+    draft = path.with_name(f".{uuid4().hex}.part")  # not derived from the name, which may have the maximal length
     try:
         with draft.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)

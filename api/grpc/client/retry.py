@@ -1,4 +1,4 @@
-"""Makes a call again while the server is unavailable, at the pace the server asks for."""
+"""Retries a call while the server is unavailable, at the pace that the server asks for."""
 
 import random
 import threading
@@ -17,41 +17,41 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how soon a call that met UNAVAILABLE is made again; transcribing twice does no harm.
+    """How often and how soon a call that met UNAVAILABLE is repeated; a transcription has no side effects.
 
-    Not gRPC's own retries: those end with the first header of an answer, which a server may send before it finds
-    itself overloaded, and keep all that was sent in memory. Here the file is read again.
+    gRPC's own retries do not suffice: they end with the first response header, which a server may send before it
+    finds itself overloaded, and they keep everything sent in memory. Here the file is read again.
     """
 
-    max_attempts: int = 5  # the first one included; 1 turns retrying off
+    max_attempts: int = 5  # including the first; 1 turns retries off
     initial_backoff_s: float = 0.5
     max_backoff_s: float = 5.0
     backoff_multiplier: float = 2.0
 
     def pause_s(self, attempts_made: int, error: grpc.RpcError) -> float | None:
-        """Seconds until the next attempt; None where there shall be none.
+        """Seconds until the next attempt; None if there is to be none.
 
-        The server's own wish (pushback) goes first, as gRPC's proposal A6 (client retries) has it: anything but a
-        number of milliseconds from 0 up means that the call shall not be made again.
+        The server's pushback takes precedence, as in gRPC proposal A6 (client retries): anything but a non-negative
+        number of milliseconds means "do not retry".
         """
         if attempts_made >= self.max_attempts or error.code() is not grpc.StatusCode.UNAVAILABLE:
             return None
         if is_tls_failure(error):
-            return None  # no waiting mends a certificate
+            return None  # a bad certificate stays bad
         pushback = _pushback(error)
         if pushback is not None:
             return int(pushback) / 1000 if pushback.isdecimal() else None
         backoff_s = self.initial_backoff_s * self.backoff_multiplier ** (attempts_made - 1)
-        return min(backoff_s, self.max_backoff_s) * random.uniform(0.8, 1.2)  # not all clients at once
+        return min(backoff_s, self.max_backoff_s) * random.uniform(0.8, 1.2)  # jitter: clients spread out
 
 
 def with_retries(
     attempt: Callable[[float | None], _T], policy: RetryPolicy, timeout_s: float | None, closed: threading.Event
 ) -> _T:
-    """What `attempt` returns; it is told the seconds it has, and is made again as `policy` says until `closed`.
+    """Call `attempt` with the seconds left until it succeeds; repeat as `policy` says, until `closed`.
 
     Raises:
-        grpc.RpcError: of the last attempt. None begins, and nobody waits for one, that the time does not allow.
+        grpc.RpcError: of the last attempt. An attempt that could begin only after `timeout_s` is not waited for.
     """
     deadline_s = float("inf") if timeout_s is None else time.monotonic() + timeout_s
     attempts_made = 0
@@ -72,7 +72,7 @@ def _pushback(error: grpc.RpcError) -> str | None:
 
 
 def is_tls_failure(error: grpc.RpcError) -> bool:
-    """Whether the call failed because client and server do not trust each other. gRPC tells only by its words."""
+    """Whether the call failed in the TLS handshake. gRPC shows that only in the text of the error."""
     if error.code() is not grpc.StatusCode.UNAVAILABLE:
         return False
     return any(sign in (error.details() or "") for sign in _TLS_FAILURES)

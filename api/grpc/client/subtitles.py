@@ -1,4 +1,4 @@
-"""Cuts segments into subtitles that can be read: two lines at most, each with its time."""
+"""Splits segments into readable subtitles: at most two lines, each with its time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from itertools import accumulate, pairwise
 from generated.v1.transcription_pb2 import Segment, TranscriptionResponse
 
 LINE_CHARS = 42
-CUE_CHARS = 2 * LINE_CHARS  # two lines: what is read in about 7 s
+CUE_CHARS = 2 * LINE_CHARS  # two lines, read in about 7 s
 
-# How many characters away from an even cut a better place may lie.
+# By how many characters a cut may move from the even one to fall after such a sign.
 _PULL = {**dict.fromkeys(".!?…", 20), **dict.fromkeys(",;:—–", 10)}
 
 
 @dataclass(frozen=True)
 class Cue:
-    """One subtitle; `text` is of one line or two."""
+    """One subtitle; `text` has one or two lines."""
 
     start_ms: int
     end_ms: int
@@ -23,10 +23,10 @@ class Cue:
 
 
 def cues(response: TranscriptionResponse) -> Iterator[Cue]:
-    """The subtitles of all that is said; silences get none.
+    """The subtitles of all segments with text.
 
-    A segment that takes longer to read than two lines do is cut at its words, its time shared by their letters: the
-    service knows when a segment begins and ends, not when each word does.
+    A segment longer than two lines is split between words, its time in proportion to the characters: segments have
+    times, words have none.
     """
     for segment in response.segments or [_whole(response)]:
         parts = split_text(segment.text)
@@ -38,9 +38,9 @@ def cues(response: TranscriptionResponse) -> Iterator[Cue]:
 
 
 def split_text(text: str) -> list[str]:
-    """Cuts text between words into parts of CUE_CHARS at most, about equal, rather after a sentence or a comma.
+    """Split text between words into parts of at most CUE_CHARS, about equal, preferably after a sentence or comma.
 
-    A longer word is left whole, and others may then be as long. Text of no words has no parts.
+    A longer word stays whole, and other parts may then be as long. Text without words has no parts.
     """
     words = text.split()
     limit_chars = max(CUE_CHARS, max(map(len, words), default=0))
@@ -75,5 +75,5 @@ def _two_lines(text: str) -> str:
 
 
 def _whole(response: TranscriptionResponse) -> Segment:
-    """What stands for the segments of a server that knows none."""
+    """One segment for all, for a response without segments."""
     return Segment(start_s=0.0, end_s=response.audio_duration, text=response.transcript)

@@ -1,4 +1,4 @@
-"""Cuts a file into the messages of a streamed call, on the thread from which gRPC asks for them."""
+"""Reads a file as the messages of a streamed call, on the thread on which gRPC consumes them."""
 
 import threading
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from generated.v1.transcription_pb2 import AudioChunk
 
 
 class Source:
-    """A file to be streamed, as often as it takes."""
+    """A file to be streamed, anew for each attempt."""
 
     def __init__(
         self,
@@ -18,7 +18,7 @@ class Source:
         chunk_bytes: int,
         on_sent: Callable[[int], object] = lambda sent_bytes: None,
     ) -> None:
-        """`description` is a first message without data; `on_sent` hears the size of each piece that has left.
+        """`description` is a first message without data; `on_sent` gets the size of each piece once it is sent.
 
         Raises:
             ValueError: `chunk_bytes` is less than 1.
@@ -32,7 +32,7 @@ class Source:
         self._sent_bytes = 0
 
     def open(self) -> "Upload":
-        """Begins at the file's first byte; takes back from `on_sent` what an upload before this one reported.
+        """Start at the first byte of the file; report what an earlier upload sent to `on_sent` as a negative size.
 
         Raises:
             OSError: the file cannot be opened.
@@ -49,15 +49,15 @@ class Source:
 
 
 class Upload:
-    """An iterator of messages over one open file; a context manager that closes it, whoever is still reading."""
+    """An iterator of messages over one open file; a context manager that closes it, even while gRPC still reads."""
 
     def __init__(self, path: Path, first: AudioChunk, chunk_bytes: int, on_sent: Callable[[int], object]) -> None:
-        """`first` carries the description; `on_sent` hears the size of a piece once the next one is asked for.
+        """`first` carries the description; `on_sent` gets the size of a piece when gRPC asks for the next one.
 
         Raises:
             OSError: the file cannot be opened.
         """
-        self.failure: OSError | None = None  # why the file could not be read to its end
+        self.failure: OSError | None = None  # the error that ended reading early
         self._file = path.open("rb")
         self._first: AudioChunk | None = first
         self._chunk_bytes = chunk_bytes
@@ -78,9 +78,9 @@ class Upload:
         return self
 
     def __next__(self) -> AudioChunk:
-        """The next message; the first one comes even of an empty file."""
+        """The next message; an empty file has one, too."""
         with self._lock:
-            if self._file.closed:  # the call has ended before the file: nothing is read or reported any more
+            if self._file.closed:  # the call ended before the file: nothing more is read or reported
                 raise StopIteration
             if self._unreported_bytes:
                 self._on_sent(self._unreported_bytes)

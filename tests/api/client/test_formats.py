@@ -167,6 +167,6 @@ def test_transcript_behind_a_file_that_was_given_up_is_printed_all_the_same(
 ) -> None:
     first, second = (Job(tmp_path / name, None) for name in ("1.wav", "2.wav"))
     report = Report([first, second], WRITERS["text"], is_single=False)
-    report.tell(Outcome(second, Exit.DONE, response_of(spoken(0, 1, "второй"))))
-    report.sum_up()
+    report.add(Outcome(second, Exit.DONE, response_of(spoken(0, 1, "второй"))))
+    report.print_summary()
     assert capsys.readouterr().out == "второй\n"
