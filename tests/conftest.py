@@ -20,7 +20,7 @@ from services.transcription.base_service import TranscriptionServiceBase
 from services.transcription.implementations import BorealisTranscriptionService
 from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from services.transcription.interface import ITranscriptionService
-from tests.support.process_stats import assert_settles
+from tests.support.waiting import wait_until_equal
 
 # A shell starts background jobs with Ctrl+C ignored, and every process started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -126,7 +126,7 @@ def _await_sole_model() -> None:
     from ml.cluster import deployment
 
     replicas = deployment.handle()
-    assert_settles(lambda: len({pulse.version for pulse in deployment.pulses(replicas)}), wanted=1, patience_s=300)
+    wait_until_equal(lambda: len({pulse.version for pulse in deployment.pulses(replicas)}), 1, limit_s=300)
 
 
 @contextmanager

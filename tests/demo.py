@@ -3,24 +3,23 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.ports import free_port
+from tests.support.processes import Health, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "ml" / "checkpoints" / "borealis-tiny-ru"
 RECORDING = ROOT / "resources" / "samples" / "demo.wav"
-START_LIMIT_S = 180
+STOP_LIMIT_S = 60
 
 
 def main() -> int:
-    """Prints the transcripts; returns 0 where both are right."""
+    """Print the transcripts; return 0 if both are right."""
     expected = RECORDING.with_suffix(".txt").read_text(encoding="utf-8").strip()
     with running_server() as address:
         transcripts = {
@@ -35,40 +34,21 @@ def main() -> int:
 
 @contextmanager
 def running_server() -> Iterator[str]:
-    """Runs start.py with the bundled model on a free port; yields its address once it is SERVING."""
+    """Run start.py with the bundled model on a free port; yield its address once it is SERVING."""
     port = free_port()
     flags = ["--host", "127.0.0.1", "--port", str(port), "--model", str(MODEL), "--device", "cpu"]
     server = subprocess.Popen([sys.executable, str(ROOT / "start.py"), *flags], cwd=ROOT)
     try:
-        wait_until_serving(f"127.0.0.1:{port}", server)
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            wait_for(channel, Health.SERVING, server)
         yield f"127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(timeout=60)
-
-
-def wait_until_serving(address: str, server: "subprocess.Popen[bytes]") -> None:
-    """Asks grpc.health.v1 until it says SERVING."""
-    deadline_s = time.monotonic() + START_LIMIT_S
-    with grpc.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        while time.monotonic() < deadline_s:
-            if server.poll() is not None:
-                raise SystemExit(f"The server ended with code {server.returncode} before it served")
-            try:
-                if (
-                    stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status
-                    == health_pb2.HealthCheckResponse.SERVING
-                ):
-                    return
-            except grpc.RpcError:
-                pass  # not listening yet
-            time.sleep(0.2)
-    raise SystemExit(f"The server was not ready within {START_LIMIT_S} s")
+        server.wait(timeout=STOP_LIMIT_S)
 
 
 def transcribe(address: str, *flags: str) -> str:
-    """Runs the command line client on the recording and returns its standard output."""
+    """Run the command line client on the recording and return its standard output."""
     command = [sys.executable, "-m", "api.grpc.client", str(RECORDING), "--address", address, *flags]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", env=environment, check=False)

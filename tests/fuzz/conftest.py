@@ -1,4 +1,4 @@
-"""How long to fuzz: a little with every run of the tests, much more under `slow`."""
+"""The hypothesis profile of the fuzz tests: few examples in every run, many more under `slow`."""
 
 from hypothesis import HealthCheck, settings
 

@@ -1,4 +1,4 @@
-"""Writes the recordings that the fuzz begins with: `python -m tests.fuzz.make_seeds`."""
+"""Writes the recordings that fuzzing starts from: `python -m tests.fuzz.make_seeds`."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ MAX_BYTES = 20 * 1024
 
 
 def main() -> None:
-    """Writes one for each format, and a WAV with parts before its sound."""
+    """Write one recording for each format, and a WAV with chunks before its samples."""
     recording = media.segment(media.voice(DURATION_S))
     contents = {f"{name}.bin": media.encoded(recording, name) for name in media.FORMATS}
     plain = media.wav(media.voice(DURATION_S))

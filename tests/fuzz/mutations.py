@@ -1,4 +1,4 @@
-"""Damages recordings as broken programs, bad disks and people with bad intentions do."""
+"""Damages recordings as broken programs, bad disks and attackers do."""
 
 import struct
 from functools import cache
@@ -7,29 +7,29 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 SEEDS = tuple(sorted((Path(__file__).parent / "seeds").glob("*.bin")))
-# Where the numbers of headers lie, their limits and what is just beyond them.
+# Limits of the numbers in headers, and the numbers just beyond them.
 NUMBERS = (0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFF_0000, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF)
 HEADER_BYTES = 600
 
 
 @cache
 def seed(path: Path) -> bytes:
-    """A shipped recording."""
+    """Return a recording of the folder seeds."""
     return path.read_bytes()
 
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A shipped recording after one to four injuries."""
+    """Draw a recording of the folder seeds with one to four mutations."""
     audio_bytes = seed(draw(st.sampled_from(SEEDS)))
     for _ in range(draw(st.integers(1, 4))):
-        injure = draw(st.sampled_from((_overwrite, _set_number, _cut_end, _cut_out, _insert, _repeat, _join)))
-        audio_bytes = injure(draw, audio_bytes)
+        mutate = draw(st.sampled_from((_overwrite, _set_number, _cut_end, _cut_out, _insert, _repeat, _join)))
+        audio_bytes = mutate(draw, audio_bytes)
     return audio_bytes
 
 
 def arbitrary() -> st.SearchStrategy[bytes]:
-    """Any bytes, with the beginning of a container or without."""
+    """Draw any bytes, with the beginning of a container or without."""
     magics = (
         b"",
         b"RIFF\0\0\0\0WAVE",
@@ -46,7 +46,7 @@ def arbitrary() -> st.SearchStrategy[bytes]:
 
 
 def _place(draw: st.DrawFn, audio_bytes: bytes) -> int:
-    """A place in a recording, more often in its header."""
+    """Draw an offset in a recording, more often in its header."""
     last = len(audio_bytes)
     return draw(st.integers(0, min(last, HEADER_BYTES)) | st.integers(0, last))
 

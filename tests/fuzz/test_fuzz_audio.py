@@ -1,4 +1,4 @@
-"""Whatever the bytes, decoding them ends in sound or in an AudioError, and leaves nothing behind."""
+"""Decoding arbitrary bytes ends in a waveform or in an AudioError, and leaves nothing behind."""
 
 import math
 import os
@@ -32,7 +32,7 @@ ANY_BYTES = damaged() | damaged() | arbitrary()
 
 
 def decode(audio_bytes: bytes, pcm_sample_rate: int | None = None) -> None:
-    """Decodes, and checks what comes of it."""
+    """Decode, and check the waveform or the error."""
     with tempfile.TemporaryFile() as file:
         file.write(audio_bytes)
         try:
@@ -42,14 +42,14 @@ def decode(audio_bytes: bytes, pcm_sample_rate: int | None = None) -> None:
             message = str(error)
             assert message and "\n" not in message and "ffmpeg" not in message and tempfile.gettempdir() not in message
             return
-    event("sound")
+    event("waveform")
     assert waveform.dtype == np.float32 and waveform.ndim == 1
     assert 0 < len(waveform) <= LONGEST_S * SAMPLE_RATE
     assert np.all(np.abs(waveform) <= 1)
 
 
-def ends_early_says(audio_bytes: bytes) -> bool:
-    """What truncation.py says of the bytes."""
+def is_truncated(audio_bytes: bytes) -> bool:
+    """The result of truncation.py for the bytes."""
     with tempfile.TemporaryFile() as file:
         file.write(audio_bytes)
         file.flush()
@@ -60,10 +60,10 @@ def ends_early_says(audio_bytes: bytes) -> bool:
 
 
 @pytest.mark.parametrize("path", SEEDS, ids=lambda path: path.stem)
-def test_every_seed_is_a_good_recording_to_begin_with(path: Path) -> None:
+def test_every_seed_is_a_good_recording(path: Path) -> None:
     audio_bytes = seed(path)
     assert len(audio_bytes) < 20 * 1024
-    assert not ends_early_says(audio_bytes)
+    assert not is_truncated(audio_bytes)
     with tempfile.TemporaryFile() as file:
         file.write(audio_bytes)
         assert math.isclose(len(DECODER.decode_all(file)) / SAMPLE_RATE, 0.4, abs_tol=0.2)
@@ -75,13 +75,13 @@ def test_every_seed_is_a_good_recording_to_begin_with(path: Path) -> None:
 @example(b"OggS")
 @example(b"OggS\0" + bytes(22))
 @example(b"OggS\0" + bytes(21) + b"\xff")
-def test_headers_are_read_whatever_they_say(audio_bytes: bytes) -> None:
-    ends_early_says(audio_bytes)
+def test_headers_with_any_values_are_read(audio_bytes: bytes) -> None:
+    is_truncated(audio_bytes)
 
 
 @QUICK
 @given(ANY_BYTES)
-def test_any_bytes_end_in_sound_or_in_an_audio_error(audio_bytes: bytes) -> None:
+def test_any_bytes_end_in_a_waveform_or_in_an_audio_error(audio_bytes: bytes) -> None:
     decode(audio_bytes)
 
 
@@ -89,7 +89,7 @@ def test_any_bytes_end_in_sound_or_in_an_audio_error(audio_bytes: bytes) -> None
 @given(
     st.binary(max_size=3000), st.integers(-(2**31), 2**31 - 1) | st.sampled_from((999, 1000, 8000, 384_000, 384_001))
 )
-def test_any_bytes_as_raw_pcm_at_any_rate_end_in_sound_or_in_an_audio_error(samples: bytes, rate: int) -> None:
+def test_any_bytes_as_raw_pcm_at_any_rate_end_in_a_waveform_or_in_an_audio_error(samples: bytes, rate: int) -> None:
     decode(samples, rate)
 
 
@@ -97,6 +97,6 @@ def test_any_bytes_as_raw_pcm_at_any_rate_end_in_sound_or_in_an_audio_error(samp
 @pytest.mark.timeout(1200)
 @LONG
 @given(ANY_BYTES)
-def test_many_more_bytes_end_in_sound_or_in_an_audio_error(audio_bytes: bytes) -> None:
-    ends_early_says(audio_bytes)
+def test_many_more_bytes_end_in_a_waveform_or_in_an_audio_error(audio_bytes: bytes) -> None:
+    is_truncated(audio_bytes)
     decode(audio_bytes)

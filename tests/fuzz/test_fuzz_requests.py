@@ -1,4 +1,4 @@
-"""Whatever a request says of itself, it is taken or refused, and its words stay words."""
+"""Any description of a request is accepted or rejected, and is never used as a path."""
 
 import threading
 from collections.abc import Iterator
@@ -59,10 +59,10 @@ DECODER = AudioDecoder(find_ffmpeg(), max_duration_s=30, timeout_s=20)
 @given(descriptions)
 @example(AudioInfo("a.wav" + "x" * 10_000, "wav", 0))
 @example(AudioInfo("\ud800.wav", "", 0))
-def test_a_description_is_taken_or_refused_and_shown_on_one_short_line(description: AudioInfo) -> None:
+def test_a_description_is_accepted_or_rejected_and_shown_on_one_short_line(description: AudioInfo) -> None:
     try:
         description.check()
-        event("taken")
+        event("accepted")
     except RequestError as error:
         event(error.code)
         assert str(error).isprintable()
@@ -71,7 +71,7 @@ def test_a_description_is_taken_or_refused_and_shown_on_one_short_line(descripti
 
 
 def transcribe(description: AudioInfo, audio_bytes: bytes, piece_bytes: int) -> None:
-    """Sends a recording through the service below the wire, whole and in pieces: both come to the same."""
+    """Send a recording through the service below the wire, at once and as a stream; check the results."""
     logged: list[str] = []
     transcriber = Transcriber(
         Pipeline(DECODER, 10, recognise),

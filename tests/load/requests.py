@@ -1,4 +1,4 @@
-"""The kinds of requests of a soak: what is sent, and the one right way for each to end."""
+"""The kinds of requests of a soak: what is sent, and the outcomes each may have."""
 
 import itertools
 import random
@@ -14,6 +14,7 @@ from api.grpc.server import SERVICE_NAME
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from tests.support import audio as media
 from tests.support import recordings
+from tests.support.messages import stream_messages
 
 UNARY = f"/{SERVICE_NAME}/TranscribeAudio"
 TIMEOUT_S = 60
@@ -22,45 +23,47 @@ MESSAGE_LIMIT_BYTES = 2 * 1024**2
 STREAM_LIMIT_BYTES = 1024**2
 LONGEST_S = 30
 SHORT_S = 2
-PADDING_S = 0.2  # some formats come in whole packets
+PADDING_S = 0.2  # some formats consist of whole packets
 
 Stub = transcription_pb2_grpc.TranscriptionServiceStub
 _METADATA = (("authorization", f"Bearer {TOKEN}"),)
-_WRONG = (("authorization", "Bearer another"),)
+
+
+Send = Callable[[Stub, grpc.Channel], str]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """`make` makes one request over a stub and returns its outcome; `promised` is the outcomes it may have."""
+    """`send` makes one request and returns its outcome; `promised` is the outcomes it may have."""
 
     name: str
-    share: int  # how often, relative to the others
-    make: Callable[[Stub, grpc.Channel], str]
+    share: int  # frequency, relative to the others
+    send: Send
     promised: frozenset[str]
 
 
 def kinds() -> list[Kind]:
-    """All of them; what they send is made here, so that making requests costs nothing."""
+    """Return all kinds; the recordings are made here, so that sending requests costs nothing."""
     good = {name: media.encoded(media.segment(media.voice(SHORT_S)), name) for name in media.FORMATS}
     return [
-        *[_content(f"{name}, unary", 4, _whole(audio), "OK") for name, audio in good.items()],
+        *[_content(f"{name}, unary", 4, _unary(audio), "OK") for name, audio in good.items()],
         *[_content(f"{name}, streamed", 4, _streamed(audio, 4096), "OK") for name, audio in good.items()],
         _content("many small pieces", 1, _streamed(good["mp3"], 100), "OK"),
-        _content("silence", 2, _whole(recordings.silence(1)), "OK"),
+        _content("silence", 2, _unary(recordings.silence(1)), "OK"),
         _content("truncated", 2, _streamed(good["flac"][: len(good["flac"]) // 2], 4096), "OK"),
-        _content("nothing", 2, _whole(b""), "EMPTY_AUDIO"),
-        _content("junk", 3, _whole(recordings.random_bytes()), "UNDECODABLE_AUDIO"),
+        _content("nothing", 2, _unary(b""), "EMPTY_AUDIO"),
+        _content("junk", 3, _unary(recordings.random_bytes()), "UNDECODABLE_AUDIO"),
         _content("junk, streamed", 3, _streamed(recordings.random_bytes(), 1000), "UNDECODABLE_AUDIO"),
         _content("header only", 2, _streamed(media.wav_header(0), 10), "UNDECODABLE_AUDIO"),
-        _content("playlist", 1, _whole(recordings.playlist("http://127.0.0.1:9/a.ts")), "UNDECODABLE_AUDIO"),
-        _content("too long", 2, _whole(recordings.wav_claiming(sample_rate=1)), "AUDIO_TOO_LONG"),
+        _content("playlist", 1, _unary(recordings.playlist("http://127.0.0.1:9/a.ts")), "UNDECODABLE_AUDIO"),
+        _content("too long", 2, _unary(recordings.wav_claiming(sample_rate=1)), "AUDIO_TOO_LONG"),
         _content("too long, streamed", 2, _streamed(recordings.opus_bomb(), 65_536), "AUDIO_TOO_LONG", large=True),
-        _content("no name", 2, _whole(good["wav"], filename=""), "MISSING_FILENAME"),
+        _content("no name", 2, _unary(good["wav"], filename=""), "MISSING_FILENAME"),
         _content("no format", 2, _streamed(good["wav"], 4096, filename="a.exe"), "UNSUPPORTED_FORMAT"),
-        Kind("message too large", 1, _whole(bytes(MESSAGE_LIMIT_BYTES + 1000)), _only("RESOURCE_EXHAUSTED")),
+        Kind("message too large", 1, _unary(bytes(MESSAGE_LIMIT_BYTES + 1000)), _only("RESOURCE_EXHAUSTED")),
         Kind("stream too large", 1, _streamed(good["wav"] * 40, 65_536), _only("RESOURCE_EXHAUSTED")),
         Kind(
-            "wrong token", 3, _whole(good["wav"], metadata=(("authorization", "Bearer no"),)), _only("UNAUTHENTICATED")
+            "wrong token", 3, _unary(good["wav"], metadata=(("authorization", "Bearer no"),)), _only("UNAUTHENTICATED")
         ),
         Kind("no token, streamed", 3, _streamed(good["wav"], 4096, metadata=()), _only("UNAUTHENTICATED")),
         Kind("not a message", 2, _not_a_message, _only("INTERNAL")),
@@ -75,22 +78,18 @@ def _only(*outcomes: str) -> frozenset[str]:
     return frozenset(outcomes)
 
 
-def _content(
-    name: str, share: int, make: Callable[[Stub, grpc.Channel], str], outcome: str, large: bool = False
-) -> Kind:
-    """A request answered in-band, or where `large`, perhaps by the limit on streams."""
-    return Kind(name, share, make, _only(outcome, "RESOURCE_EXHAUSTED") if large else _only(outcome))
+def _content(name: str, share: int, send: Send, outcome: str, large: bool = False) -> Kind:
+    """A request answered in-band, or if `large`, perhaps by the limit on streams."""
+    return Kind(name, share, send, _only(outcome, "RESOURCE_EXHAUSTED") if large else _only(outcome))
 
 
-def _whole(
-    audio_bytes: bytes, filename: str = "a.wav", metadata: tuple[tuple[str, str], ...] = _METADATA
-) -> Callable[[Stub, grpc.Channel], str]:
+def _unary(audio_bytes: bytes, filename: str = "a.wav", metadata: tuple[tuple[str, str], ...] = _METADATA) -> Send:
     request = transcription_pb2.AudioRequest(audio_data=audio_bytes, filename=filename)
 
-    def make(stub: Stub, channel: grpc.Channel) -> str:
+    def send(stub: Stub, channel: grpc.Channel) -> str:
         return _outcome(stub.TranscribeAudio.future(request, timeout=TIMEOUT_S, metadata=metadata))
 
-    return make
+    return send
 
 
 def _streamed(
@@ -98,18 +97,12 @@ def _streamed(
     piece_bytes: int,
     filename: str = "a.wav",
     metadata: tuple[tuple[str, str], ...] = _METADATA,
-) -> Callable[[Stub, grpc.Channel], str]:
-    def make(stub: Stub, channel: grpc.Channel) -> str:
-        messages = _pieces(audio_bytes, piece_bytes, filename)
+) -> Send:
+    def send(stub: Stub, channel: grpc.Channel) -> str:
+        messages = stream_messages(audio_bytes, piece_bytes, filename=filename)
         return _outcome(stub.TranscribeAudioStream.future(messages, timeout=TIMEOUT_S, metadata=metadata))
 
-    return make
-
-
-def _pieces(audio_bytes: bytes, piece_bytes: int, filename: str) -> Iterator[transcription_pb2.AudioChunk]:
-    for start in range(0, max(1, len(audio_bytes)), piece_bytes):
-        name = filename if start == 0 else ""
-        yield transcription_pb2.AudioChunk(chunk_data=audio_bytes[start : start + piece_bytes], filename=name)
+    return send
 
 
 def _not_a_message(stub: Stub, channel: grpc.Channel) -> str:
@@ -121,24 +114,24 @@ def _unknown_method(stub: Stub, channel: grpc.Channel) -> str:
     return _outcome(channel.unary_unary(method).future(b"", timeout=TIMEOUT_S, metadata=_METADATA))
 
 
-def _cancelled(audio_bytes: bytes) -> Callable[[Stub, grpc.Channel], str]:
+def _cancelled(audio_bytes: bytes) -> Send:
     request = transcription_pb2.AudioRequest(audio_data=audio_bytes, filename="a.wav")
 
-    def make(stub: Stub, channel: grpc.Channel) -> str:
+    def send(stub: Stub, channel: grpc.Channel) -> str:
         call = stub.TranscribeAudio.future(request, timeout=TIMEOUT_S, metadata=_METADATA)
         time.sleep(random.uniform(0, 0.1))
         call.cancel()
         return _outcome(call)
 
-    return make
+    return send
 
 
-def _cancelled_stream(audio_bytes: bytes) -> Callable[[Stub, grpc.Channel], str]:
-    def make(stub: Stub, channel: grpc.Channel) -> str:
+def _cancelled_stream(audio_bytes: bytes) -> Send:
+    def send(stub: Stub, channel: grpc.Channel) -> str:
         is_over = threading.Event()
 
         def never_ends() -> Iterator[transcription_pb2.AudioChunk]:
-            yield from itertools.islice(_pieces(audio_bytes, 1000, "a.wav"), 20)
+            yield from itertools.islice(stream_messages(audio_bytes, 1000, filename="a.wav"), 20)
             is_over.wait(TIMEOUT_S)
 
         call = stub.TranscribeAudioStream.future(never_ends(), timeout=TIMEOUT_S, metadata=_METADATA)
@@ -147,21 +140,21 @@ def _cancelled_stream(audio_bytes: bytes) -> Callable[[Stub, grpc.Channel], str]
         is_over.set()
         return _outcome(call)
 
-    return make
+    return send
 
 
-def _late(audio_bytes: bytes) -> Callable[[Stub, grpc.Channel], str]:
+def _late(audio_bytes: bytes) -> Send:
     request = transcription_pb2.AudioRequest(audio_data=audio_bytes, filename="a.wav")
 
-    def make(stub: Stub, channel: grpc.Channel) -> str:
+    def send(stub: Stub, channel: grpc.Channel) -> str:
         deadline_s = random.uniform(0.001, 0.1)
         return _outcome(stub.TranscribeAudio.future(request, timeout=deadline_s, metadata=_METADATA))
 
-    return make
+    return send
 
 
 def _outcome(call: Any) -> str:
-    """OK and a right answer, WRONG and a wrong one, an x-error-code, or the name of a status."""
+    """Return OK for a right answer, WRONG for a wrong one, an x-error-code, or the name of a status."""
     try:
         response = call.result()
     except grpc.FutureCancelledError:

@@ -1,4 +1,4 @@
-"""Runs a soak against a server process around a fake recogniser, and keeps the books."""
+"""Runs a soak against a server process around a fake recogniser, and records how every request ended."""
 
 import hashlib
 import random
@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,17 +15,19 @@ import grpc
 
 from generated.v1 import transcription_pb2_grpc
 from tests.load.requests import LONGEST_S, MESSAGE_LIMIT_BYTES, STREAM_LIMIT_BYTES, TOKEN, Kind, kinds
-from tests.support import process_stats as belongings
+from tests.support import process_stats
+from tests.support.processes import CHANNEL_OPTIONS
 from tests.support.server_process import Served, served
+from tests.support.waiting import wait_until, wait_until_steady
 
 SAMPLES = 40  # of the server's holdings, over the whole run
-SETTLING_S = 15
 WARM_UP_SHARE = 0.25
+LEDGER_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
 class Holdings:
-    """What the server process holds at one moment."""
+    """Memory, open files, threads and children of the server process at one moment."""
 
     requests: int  # made so far
     memory_bytes: int
@@ -34,15 +37,15 @@ class Holdings:
 
     @classmethod
     def of(cls, pid: int, requests: int) -> "Holdings":
-        """As the system accounts for it."""
-        open_files = sum(belongings.descriptors(pid).values())
-        children = len(belongings.children(pid))
-        return cls(requests, belongings.memory_bytes(pid), open_files, belongings.thread_count(pid), children)
+        """Read them from /proc."""
+        open_files = process_stats.descriptor_count(pid)
+        children = len(process_stats.children(pid))
+        return cls(requests, process_stats.memory_bytes(pid), open_files, process_stats.thread_count(pid), children)
 
 
 @dataclass
 class Result:
-    """All that came of a soak."""
+    """Everything a soak recorded."""
 
     latencies_s: list[float] = field(default_factory=list)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)  # of (kind, outcome)
@@ -55,12 +58,12 @@ class Result:
     duration_s: float = 0.0
 
 
-class Books:
-    """Hands out requests to the clients and takes down how they ended."""
+class Ledger:
+    """Chooses the clients' requests and records how they ended."""
 
     def __init__(self, requests: int, seconds: float, result: Result) -> None:
         self._kinds = kinds()
-        self._left = requests
+        self.left = requests
         self._ends_s = time.monotonic() + seconds
         self._lock = threading.Lock()
         self._random = random.Random(0)
@@ -68,15 +71,15 @@ class Books:
         self.done = 0
 
     def next(self) -> Kind | None:
-        """What to send next; None at the end."""
+        """Return what to send next; None at the end."""
         with self._lock:
-            if self._left == 0 or time.monotonic() > self._ends_s:
+            if self.left == 0 or time.monotonic() > self._ends_s:
                 return None
-            self._left -= 1
+            self.left -= 1
             return self._random.choices(self._kinds, [kind.share for kind in self._kinds])[0]
 
     def note(self, kind: Kind, outcome: str, duration_s: float) -> None:
-        """How one ended."""
+        """Record how a request ended."""
         with self._lock:
             self.done += 1
             self.result.latencies_s.append(duration_s)
@@ -85,8 +88,8 @@ class Books:
                 self.result.lost[kind.name, outcome] += 1
 
 
-def soak(requests: int, seconds: float, clients: int, say: Callable[[str], object]) -> Result:
-    """Makes up to `requests` requests within `seconds` from so many threads."""
+def soak(requests: int, seconds: float, clients: int, log: Callable[[str], object]) -> Result:
+    """Send up to `requests` requests within `seconds` from `clients` threads; `log` gets a line for each sample."""
     result = Result()
     with tempfile.TemporaryDirectory() as folder:
         settings = {
@@ -96,65 +99,67 @@ def soak(requests: int, seconds: float, clients: int, say: Callable[[str], objec
             "AUDIO_MAX_DURATION_S": str(LONGEST_S),
             "TMPDIR": folder,
         }
-        with served("reciter", **settings) as server:
-            _run_all(server, Books(int(requests * WARM_UP_SHARE), seconds * WARM_UP_SHARE, result), clients, say)
+        with served("numbering", **settings) as server:
+            _run_all(server, Ledger(int(requests * WARM_UP_SHARE), seconds * WARM_UP_SHARE, result), clients, log)
             result.at_rest_before = _at_rest(server, len(result.latencies_s), None)
             rest = requests - len(result.latencies_s)
-            result.duration_s += _run_all(server, Books(rest, seconds - result.duration_s, result), clients, say)
+            result.duration_s += _run_all(server, Ledger(rest, seconds - result.duration_s, result), clients, log)
             result.at_rest_after = _at_rest(server, len(result.latencies_s), result.at_rest_before)
             result.temporary_files = [path.name for path in Path(folder).iterdir()]
             server.process.terminate()
-            result.exit_code, _ = server.wait(SETTLING_S)
+            result.exit_code = server.exit_code()
     return result
 
 
-def _run_all(server: Served, books: Books, clients: int, say: Callable[[str], object]) -> float:
+def _run_all(server: Served, ledger: Ledger, clients: int, log: Callable[[str], object]) -> float:
     started_s = time.monotonic()
-    threads = [threading.Thread(target=_run_client, args=(server.port, books)) for _ in range(clients)]
+    threads = [threading.Thread(target=_run_client, args=(server.port, ledger)) for _ in range(clients)]
     for thread in threads:
         thread.start()
-    before, step = len(books.result.latencies_s), 0
-    total = books._left + before
+    before, step = len(ledger.result.latencies_s), 0
+    total = ledger.left + before
     while any(thread.is_alive() for thread in threads):
-        time.sleep(0.2)
+        time.sleep(LEDGER_POLL_S)
         if server.process.poll() is not None:
-            books.result.exit_code = server.process.returncode
-        elif (books.done * SAMPLES) // max(1, total) > step:
-            step = (books.done * SAMPLES) // max(1, total)
-            sample = Holdings.of(server.process.pid, before + books.done)
-            books.result.samples.append(sample)
-            say(line_of(sample))
+            ledger.result.exit_code = server.process.returncode
+        elif (ledger.done * SAMPLES) // max(1, total) > step:
+            step = (ledger.done * SAMPLES) // max(1, total)
+            sample = Holdings.of(server.process.pid, before + ledger.done)
+            ledger.result.samples.append(sample)
+            log(line_of(sample))
     for thread in threads:
         thread.join()
     return time.monotonic() - started_s
 
 
-def _run_client(port: int, books: Books) -> None:
-    options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
-    with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+def _run_client(port: int, ledger: Ledger) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{port}", CHANNEL_OPTIONS) as channel:
         stub = transcription_pb2_grpc.TranscriptionServiceStub(channel)
-        while kind := books.next():
+        while kind := ledger.next():
             started_s = time.perf_counter()
             try:
-                outcome = kind.make(stub, channel)
+                outcome = kind.send(stub, channel)
             except Exception as error:  # a client that breaks must show, not end the soak
                 outcome = type(error).__name__
-            books.note(kind, outcome, time.perf_counter() - started_s)
+            ledger.note(kind, outcome, time.perf_counter() - started_s)
 
 
 def _at_rest(server: Served, requests: int, wanted: Holdings | None) -> Holdings:
-    """What the server holds with nothing to do, once it has let go of what it will let go of."""
-    deadline_s = time.monotonic() + SETTLING_S
-    while True:
-        time.sleep(0.5)
-        found = Holdings.of(server.process.pid, requests)
-        settled = not found.children and (not wanted or found.descriptors <= wanted.descriptors)
-        if settled or time.monotonic() > deadline_s:
-            return found
+    """Wait until the server holds no children and no more open files than `wanted`; return what it holds then."""
+    pid = server.process.pid
+
+    def settled() -> bool:
+        found = Holdings.of(pid, requests)
+        return not found.children and (not wanted or found.descriptors <= wanted.descriptors)
+
+    with suppress(AssertionError):  # the report says what is left
+        wait_until(settled)
+        wait_until_steady(lambda: process_stats.descriptor_count(pid))
+    return Holdings.of(pid, requests)
 
 
 def line_of(sample: Holdings) -> str:
-    """A sample for a person to read."""
+    """Format a sample."""
     return (
         f"{sample.requests:>7} requests   RSS {sample.memory_bytes / 1024**2:7.1f} MiB   descriptors "
         f"{sample.descriptors:>3}   threads {sample.threads:>3}   children {sample.children:>2}"

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from ml.audio.splitter import Chunk
 from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
+from resources.config import Settings
 from services.transcription.base_service import TranscriptionServiceBase
+from tests.support.waiting import HANG_LIMIT_S
 
 
-class Watched:
-    """A service that tells a test how far it is: `at_chunk` hears of each chunk, and may wait or fail."""
+class ChunkHook:
+    """A service that calls `at_chunk` with the number of each chunk; the hook may block or raise."""
 
     def __init__(self, at_chunk: Callable[[int], object] = lambda number: None) -> None:
         super().__init__()
@@ -18,13 +20,13 @@ class Watched:
         self.recognised = 0  # chunks of all recordings
 
     def note(self, number: int) -> None:
-        """One more chunk, the `number`th of its recording."""
+        """Count the `number`th chunk of its recording."""
         self.at_chunk(number)
         self.recognised += 1
 
 
-class NumberingService(Watched, TranscriptionServiceBase):
-    """Answers each chunk with its number within its recording; `at_chunk` hears of it first."""
+class NumberingService(ChunkHook, TranscriptionServiceBase):
+    """Answers each chunk with its number within its recording, after `at_chunk`."""
 
     def recognise(
         self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
@@ -34,4 +36,16 @@ class NumberingService(Watched, TranscriptionServiceBase):
             yield Completion(f"часть {number}")
 
     def get_version(self) -> str:
-        return "reciter"
+        return "numbering"
+
+
+class SlowToStart(NumberingService):
+    """Loads until `may_start` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_start = threading.Event()
+
+    def start(self, settings: Settings) -> None:
+        super().start(settings)
+        assert self.may_start.wait(HANG_LIMIT_S)

@@ -1,9 +1,8 @@
-"""A real server in this process, with a client, and what both must be like after every fault."""
+"""A real server in this process with a client, and the state that both must return to after every fault."""
 
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +13,12 @@ from api.grpc.server import SERVICE_NAME, TranscriptionServer
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from services.transcription.interface import ITranscriptionService
 from tests.conftest import settings_for_tests
-from tests.support import process_stats as belongings
+from tests.support import process_stats
+from tests.support.messages import stream_messages
+from tests.support.processes import CHANNEL_OPTIONS, Health
+from tests.support.waiting import HANG_LIMIT_S
 
-PATIENCE_S = 20
 WORKERS = 4
-Health = health_pb2.HealthCheckResponse
 
 
 @dataclass(frozen=True)
@@ -29,96 +29,109 @@ class Answer:
     outcome: str
 
 
-def pieces(audio_bytes: bytes, piece_bytes: int = 4096, **first: Any) -> Iterator[transcription_pb2.AudioChunk]:
-    """A recording as a stream's messages; there is one even for nothing."""
-    for start in range(0, max(1, len(audio_bytes)), piece_bytes):
-        described = first if start == 0 else {}
-        yield transcription_pb2.AudioChunk(chunk_data=audio_bytes[start : start + piece_bytes], **described)
-
-
 class ServerHarness:
-    """One server and one client. `control` is a recording that it must always be able to transcribe."""
+    """One server and one client. `control` is a recording that the server must always be able to transcribe."""
 
     def __init__(self, service: ITranscriptionService, control: bytes, **settings: Any) -> None:
         self.service = service
         self.control = control
         self.settings = settings_for_tests(**{"server_max_workers": WORKERS} | settings)
         self.token: str | None = None  # for the control request and the calls below
-        self.server = TranscriptionServer(service, self.settings)
+        self.grpc_server = TranscriptionServer(service, self.settings)
         self.channel = self.connect()
         self.stub = transcription_pb2_grpc.TranscriptionServiceStub(self.channel)
 
     def start(self) -> None:
-        """Makes the server ready, and notes what it holds on to once it has worked."""
-        self.server.start()
+        """Make the server ready, and note what it holds after its first request."""
+        self.grpc_server.start()
         self.assert_works()
-        self._before = self._held()
+        self._held_before = self._held()
+
+    @property
+    def port(self) -> int:
+        """The server's port."""
+        return self.grpc_server.port
 
     def connect(self) -> grpc.Channel:
-        """A connection of its own; close it."""
-        options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
-        return grpc.insecure_channel(f"127.0.0.1:{self.server.port}", options)
+        """Open another connection; the caller closes it."""
+        return grpc.insecure_channel(f"127.0.0.1:{self.port}", CHANNEL_OPTIONS)
 
     @property
     def metadata(self) -> list[tuple[str, str]]:
-        """What the calls bring along."""
+        """Metadata of the calls below."""
         return [("authorization", f"Bearer {self.token}")] if self.token else []
 
-    def ask(self, audio_bytes: bytes, **fields: Any) -> Answer:
-        """Sends one message."""
+    def transcribe(self, audio_bytes: bytes, **fields: Any) -> Answer:
+        """Send one message."""
         request = transcription_pb2.AudioRequest(audio_data=audio_bytes, **{"filename": "a.wav"} | fields)
+        return _answer(self.stub.TranscribeAudio.with_call(request, timeout=HANG_LIMIT_S, metadata=self.metadata))
+
+    def transcribe_stream(self, messages: Iterable[transcription_pb2.AudioChunk]) -> Answer:
+        """Send a stream."""
         return _answer(
-            self.stub.TranscribeAudio.with_call(request, timeout=PATIENCE_S, metadata=self.metadata),
+            self.stub.TranscribeAudioStream.with_call(iter(messages), timeout=HANG_LIMIT_S, metadata=self.metadata)
         )
 
-    def stream(self, messages: Iterable[transcription_pb2.AudioChunk]) -> Answer:
-        """Sends a stream."""
-        return _answer(
-            self.stub.TranscribeAudioStream.with_call(iter(messages), timeout=PATIENCE_S, metadata=self.metadata)
-        )
+    def transcribe_both_ways(self, audio_bytes: bytes, **fields: Any) -> tuple[Answer, Answer]:
+        """Send a recording as one message and as a stream."""
+        messages = stream_messages(audio_bytes, **{"filename": "a.wav"} | fields)
+        return self.transcribe(audio_bytes, **fields), self.transcribe_stream(messages)
 
-    def both(self, audio_bytes: bytes, **fields: Any) -> tuple[Answer, Answer]:
-        """Sends the same as one message and as a stream."""
-        return self.ask(audio_bytes, **fields), self.stream(pieces(audio_bytes, **{"filename": "a.wav"} | fields))
-
-    def begin(self, audio_bytes: bytes, timeout_s: float = PATIENCE_S, **fields: Any) -> Any:
-        """Sends one message and does not wait for its answer; the call."""
+    def begin(self, audio_bytes: bytes, timeout_s: float = HANG_LIMIT_S, **fields: Any) -> Any:
+        """Send one message and return the call without waiting for the answer."""
         request = transcription_pb2.AudioRequest(audio_data=audio_bytes, **{"filename": "a.wav"} | fields)
         return self.stub.TranscribeAudio.future(request, timeout=timeout_s, metadata=self.metadata)
 
+    def begin_stream(self, messages: Iterable[transcription_pb2.AudioChunk]) -> Any:
+        """Start a stream and return the call without waiting for the answer."""
+        return self.stub.TranscribeAudioStream.future(iter(messages), timeout=HANG_LIMIT_S, metadata=self.metadata)
+
     def health(self) -> int:
-        """What the health service says of the transcription service."""
+        """Return the status of the transcription service."""
         request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
-        status: int = health_pb2_grpc.HealthStub(self.channel).Check(request, timeout=5).status
+        status: int = health_pb2_grpc.HealthStub(self.channel).Check(request, timeout=HANG_LIMIT_S).status
         return status
 
+    def wait_until_received(self) -> None:
+        """Wait until the server has received everything sent on this connection so far: HTTP/2 keeps the order."""
+        self.health()
+
     def decoders(self) -> list[int]:
-        """Process ids of the decoders that run."""
-        return belongings.children(os.getpid(), running=True)
+        """Return the process ids of the running decoders."""
+        return process_stats.children(running=True)
+
+    def calls_ended(self, outcome: str) -> float:
+        """Count the TranscribeAudio calls that ended in `outcome`, as /metrics does."""
+        labels = {"method": "TranscribeAudio", "outcome": outcome}
+        return self.grpc_server.metrics.registry.get_sample_value("transcription_requests_total", labels) or 0.0
 
     def assert_works(self) -> None:
-        """A control request succeeds, and the server says that it serves."""
-        answer = self.ask(self.control)
+        """Check that a control request succeeds and that the server reports SERVING."""
+        answer = self.transcribe(self.control)
         assert answer.outcome == "OK" and answer.response.success, answer
         assert self.health() == Health.SERVING
 
     def assert_as_before(self) -> None:
-        """Works, and holds on to nothing that it did not hold before."""
+        """Check that the server works and holds nothing that it did not hold before."""
         self.assert_works()
-        belongings.assert_settles(lambda: belongings.children(os.getpid()))
-        belongings.assert_settles(lambda: self._held() - self._before)
+        process_stats.wait_until_released(process_stats.children)
+        process_stats.wait_until_released(self.newly_held)
+
+    def newly_held(self) -> Counter[str]:
+        """Return open files and threads that there were not after the first request."""
+        return self._held() - self._held_before
 
     def close(self) -> None:
-        """Ends both."""
+        """End the client and the server."""
         self.channel.close()
-        self.server.stop()
+        self.grpc_server.stop()
 
     def _held(self) -> Counter[str]:
-        return belongings.descriptors() + belongings.threads()
+        return process_stats.descriptors() + process_stats.threads()
 
 
-def assert_refused(answers: Iterable[Answer], outcome: str) -> None:
-    """Every answer is a refusal in-band that a person may read."""
+def assert_rejected(answers: Iterable[Answer], outcome: str) -> None:
+    """Check that every answer is an in-band error with a message for people."""
     for answer in answers:
         message = answer.response.error_message
         assert answer.outcome == outcome and not answer.response.success, answer
@@ -127,7 +140,7 @@ def assert_refused(answers: Iterable[Answer], outcome: str) -> None:
 
 
 def assert_transcribed(answers: Iterable[Answer], duration_s: float, within_s: float = 0.1) -> None:
-    """Every answer is a transcript of a recording of `duration_s`."""
+    """Check that every answer is a transcript of a recording of `duration_s`."""
     for answer in answers:
         assert answer.outcome == "OK" and answer.response.success, answer
         assert abs(answer.response.audio_duration - duration_s) <= within_s, answer

@@ -1,4 +1,4 @@
-"""The usual service of the fault tests, with its chunks recited on a cluster."""
+"""The default service of the fault tests with its engine on a Ray cluster."""
 
 import threading
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from ml.transcript import Completion
 from resources.config import Settings
 from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from tests.support.fake_engines import recipe
-from tests.support.fault_services import Watched
+from tests.support.fault_services import ChunkHook
 
 
-class ReciterOverRay(Watched, BorealisRayTranscriptionService):
-    """As NumberingService, but that `at_chunk` hears of a chunk when its text is back."""
+class NumberingOverRay(ChunkHook, BorealisRayTranscriptionService):
+    """As NumberingService, but `at_chunk` is called when the chunk's text is back."""
 
     def replica_spec(self, settings: Settings, options: ClusterOptions) -> ReplicaSpec:
         return recipe(delay_s=0.0)

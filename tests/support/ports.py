@@ -1,15 +1,15 @@
-"""Finds a port for a server that is told its port before it starts: the benchmark's, the demo's and the tests'."""
+"""Finds a port for a server that needs to know its port before it starts."""
 
 import secrets
 import socket
 
-# Below the ports that systems deal out by themselves (Linux from 32768, others from 49152): a server that asks for
-# port 0, or any outgoing connection, cannot take the port between this look and the start it is meant for.
+# Below the ports that systems assign by themselves (Linux from 32768, others from 49152): a server that binds port 0,
+# or any outgoing connection, cannot take the port between this check and the start of the server.
 PORTS = range(20_000, 32_768)
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on, and that the system gives to nobody unasked."""
+    """Return a TCP port of the loopback without a listener that the system does not assign by itself."""
     while True:
         port = secrets.choice(PORTS)
         with socket.socket() as probe:

@@ -3,26 +3,29 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-START_LIMIT_S = 120
+from tests.support.waiting import HANG_LIMIT_S, wait_until
+
+START_LIMIT_S = 3 * HANG_LIMIT_S  # imports of torch and a model to load, on a busy machine
+CHANNEL_OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
 Health = health_pb2.HealthCheckResponse
 
 
 def environment(**values: str) -> dict[str, str]:
-    """This process's environment with no settings of the service but `values`."""
+    """Return this process's environment with no settings of the service but `values`."""
     kept = ("PATH", "HOME", "LANG", "SYSTEMROOT", "TEMP", "TMP", "USERPROFILE")
     return {name: os.environ[name] for name in kept if name in os.environ} | {"PYTHONIOENCODING": "utf-8"} | values
 
 
 def run(root: Path, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
-    """Runs `python ARGUMENTS` in `root` until it ends."""
+    """Run `python ARGUMENTS` in `root` until it ends."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=root,
@@ -36,7 +39,7 @@ def run(root: Path, *arguments: str, **settings: str) -> "subprocess.CompletedPr
 
 @contextmanager
 def started(root: Path, *arguments: str, **settings: str) -> Iterator["subprocess.Popen[str]"]:
-    """Runs `python ARGUMENTS` in `root` for the length of the context."""
+    """Run `python ARGUMENTS` in `root` for the length of the context."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=root,
@@ -52,16 +55,16 @@ def started(root: Path, *arguments: str, **settings: str) -> Iterator["subproces
         process.communicate()
 
 
-def wait_for(channel: grpc.Channel, wanted: "Health.ServingStatus", process: "subprocess.Popen[str]") -> None:
-    """Waits until the health service answers `wanted`."""
+def wait_for(channel: grpc.Channel, wanted: "Health.ServingStatus", process: "subprocess.Popen[Any]") -> None:
+    """Wait until the health service answers `wanted`; fail if the process ends before."""
     stub = health_pb2_grpc.HealthStub(channel)
-    deadline_s = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline_s:
-        assert process.poll() is None, process.communicate()
+
+    def answers() -> bool:
+        if process.poll() is not None:
+            raise AssertionError(f"the server ended with code {process.returncode}: {process.communicate()}")
         try:
-            if stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == wanted:
-                return
+            return bool(stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == wanted)
         except grpc.RpcError:
-            pass  # not listening yet
-        time.sleep(0.1)
-    raise AssertionError("the server did not become ready")
+            return False  # not listening yet
+
+    wait_until(answers, START_LIMIT_S)

@@ -1,20 +1,23 @@
-"""Calls made frame by frame, as no gRPC client would make them."""
+"""Calls made frame by frame, in ways in which no gRPC client would make them."""
 
 import socket
 import struct
 from types import TracebackType
 
+from tests.support.waiting import HANG_LIMIT_S
+
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY = 0, 1, 4, 6, 7
+_DATA, _HEADERS, _SETTINGS, _PING = 0, 1, 4, 6
 _ACK, _END_STREAM, _END_HEADERS = 0x1, 0x1, 0x4
 _INITIAL_WINDOW_SIZE = 4  # a setting's number
+_OPAQUE = b"received"  # the eight bytes of our own ping
 
 
 class RawCall:
     """A connection on which one call has begun."""
 
     def __init__(self, port: int, method: str, data: bytes, ends: bool = False, settings: bytes = b"") -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=HANG_LIMIT_S)
         headers = {
             ":method": "POST",
             ":scheme": "http",
@@ -29,7 +32,7 @@ class RawCall:
         self.begin(1)
 
     def begin(self, stream: int) -> None:
-        """Makes the same call again on the same connection; streams have odd and growing numbers."""
+        """Make the same call again on the same connection; streams have odd and growing numbers."""
         data, flags = self._call
         self.socket.sendall(_frame(_HEADERS, _END_HEADERS, self._block, stream) + _frame(_DATA, flags, data, stream))
 
@@ -41,18 +44,33 @@ class RawCall:
     ) -> None:
         self.socket.close()
 
+    def wait_until_received(self) -> None:
+        """Wait until the server has received every frame sent so far: it answers a ping in its turn."""
+        self.socket.sendall(_frame(_PING, 0, _OPAQUE))
+        while (frame := self._read_frame()) and frame != (_PING, _ACK, _OPAQUE):
+            self._acknowledge(*frame)
+        assert frame, "the server closed the connection"
+
     def wait_until_ended(self) -> None:
-        """Keeps the connection alive, as a client does, until the server ends it."""
+        """Keep the connection alive, as a client does, until the server ends it."""
         try:
-            while head := self._read(9):
-                length, kind, flags = int.from_bytes(head[:3]), head[3], head[4]
-                payload = self._read(length)
-                if kind == _SETTINGS and not flags & _ACK:
-                    self.socket.sendall(_frame(_SETTINGS, _ACK))
-                if kind == _PING and not flags & _ACK:
-                    self.socket.sendall(_frame(_PING, _ACK, payload))
+            while frame := self._read_frame():
+                self._acknowledge(*frame)
         except ConnectionError:
             pass
+
+    def _acknowledge(self, kind: int, flags: int, payload: bytes) -> None:
+        if kind == _SETTINGS and not flags & _ACK:
+            self.socket.sendall(_frame(_SETTINGS, _ACK))
+        if kind == _PING and not flags & _ACK:
+            self.socket.sendall(_frame(_PING, _ACK, payload))
+
+    def _read_frame(self) -> tuple[int, int, bytes] | None:
+        """Return the next frame's kind, flags and payload, or None at the end of the connection."""
+        head = self._read(9)
+        if not head:
+            return None
+        return head[3], head[4], self._read(int.from_bytes(head[:3]))
 
     def _read(self, n_bytes: int) -> bytes:
         data = b""
@@ -72,7 +90,7 @@ class HalfCall(RawCall):
 
 
 class NonReadingCall(RawCall):
-    """A whole call whose caller takes nothing of the answer."""
+    """A complete call whose client reads nothing of the answer."""
 
     def __init__(self, port: int, method: str, *messages: bytes) -> None:
         data = b"".join(struct.pack(">BI", 0, len(message)) + message for message in messages)
@@ -84,5 +102,5 @@ def _frame(kind: int, flags: int, payload: bytes = b"", stream: int = 0) -> byte
 
 
 def _literal(name: str, value: str) -> bytes:
-    """A header that is neither compressed nor remembered (RFC 7541, 6.2.2); names and values below 127 bytes."""
+    """Return a header that is neither compressed nor indexed (RFC 7541, 6.2.2); name and value below 127 bytes."""
     return b"\0" + b"".join(bytes([len(part)]) + part.encode() for part in (name, value))

@@ -1,4 +1,4 @@
-"""Recordings that are at fault, and some that only look so; every one is made once and kept."""
+"""Faulty recordings, and some that only look faulty; each is made once and cached."""
 
 from functools import cache
 
@@ -11,13 +11,13 @@ CONTROL_S = 0.5
 
 @cache
 def control() -> bytes:
-    """A recording there is nothing wrong with."""
+    """Return a good recording of CONTROL_S."""
     return media.wav(media.voice(CONTROL_S))
 
 
 @cache
 def recording(name: str, duration_s: float = 10) -> bytes:
-    """A good recording in the format called `name` in media.FORMATS."""
+    """Return a good recording in the format called `name` in media.FORMATS."""
     return media.encoded(media.segment(media.voice(duration_s)), name)
 
 
@@ -34,14 +34,14 @@ def text() -> bytes:
 def wav_claiming(
     sample_rate: int = media.SAMPLE_RATE, channels: int = 1, data_bytes: int = 20_000, duration_s: float = 0.625
 ) -> bytes:
-    """A WAV file whose header says what it likes."""
+    """Return a WAV file with these values in its header, true or not."""
     header = media.wav_header(data_bytes, sample_rate=sample_rate, channels=channels)
     return header + media.pcm(media.voice(duration_s))
 
 
 @cache
 def opus_bomb() -> bytes:
-    """Ten hours in little more than a megabyte."""
+    """Return ten hours in little more than a megabyte."""
     return media.opus_bomb(10 * 3600)
 
 
@@ -52,7 +52,7 @@ def m4a_without_index() -> bytes:
 
 
 def truncated(name: str, share: float = 0.6) -> bytes:
-    """The first part of a good recording of 10 s."""
+    """Return the first part of a good recording of 10 s."""
     audio_bytes = recording(name)
     return audio_bytes[: int(len(audio_bytes) * share)]
 
@@ -76,10 +76,10 @@ def silence(duration_s: float = 3) -> bytes:
 
 
 def playlist(target: str) -> bytes:
-    """An HLS playlist of one part."""
+    """Return an HLS playlist of one part."""
     return f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{target}\n#EXT-X-ENDLIST\n".encode()
 
 
 def concat_list(target: str) -> bytes:
-    """A list of one file, as ffmpeg's concat reads it."""
+    """Return a list of one file for ffmpeg's concat demuxer."""
     return f"ffconcat version 1.0\nfile '{target}'\n".encode()

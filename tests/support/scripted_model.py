@@ -1,7 +1,7 @@
-"""A model for the real engine whose behaviour the recording sets: a text, or a way to break down."""
+"""A model for the real engine that follows a script in the recording: what to say, or how to break down."""
 
+import sys
 import threading
-import time
 
 import numpy as np
 import torch
@@ -10,23 +10,24 @@ from ml.engine.engine import Engine
 from tests.support import audio as media
 from tests.support.fake_models import POISON, FakeModel, text
 
-STICKY, HANG, DIE = 700, 701, 702  # numbers of recordings that break the engine, not themselves
+STICKY, HANG, DIE = 700, 701, 702  # numbers of recordings that break the engine, not only themselves
+HANGING = "the model hangs"
 _FULL_SCALE = 32_768
 
-__all__ = ["DIE", "HANG", "POISON", "STICKY", "ScriptedModel", "spoken", "text"]
+__all__ = ["DIE", "HANG", "HANGING", "POISON", "STICKY", "ScriptedModel", "spoken", "text"]
 
 
 def spoken(number: int, length: int = 3, duration_s: float = 0.5) -> bytes:
-    """A recording of which the model says `length` tokens of `number`: they are its first two samples."""
+    """Return a recording for which the model says `length` tokens of `number`: they are its first two samples."""
     samples = np.frombuffer(media.pcm(media.voice(duration_s)), "<i2").copy()
     samples[:2] = number, length
     return media.wav(np.asarray(samples / 32_767, np.float32))
 
 
 class ScriptedModel(FakeModel):
-    """FakeModel for recordings that have come over the wire. STICKY breaks the device for good."""
+    """FakeModel for recordings that arrive over the wire. STICKY breaks the device until the process ends."""
 
-    engine: Engine  # the engine that runs it
+    engine: Engine  # that runs this model
     broken = False
 
     def enter(self, stage: str, numbers: list[int]) -> None:
@@ -34,7 +35,8 @@ class ScriptedModel(FakeModel):
         if self.broken:
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         if HANG in numbers:
-            time.sleep(3600)
+            print(HANGING, file=sys.stderr, flush=True)
+            threading.Event().wait()
         if DIE in numbers:
             raise SystemExit("the thread ends here")
         super().enter(stage, numbers)
@@ -43,7 +45,7 @@ class ScriptedModel(FakeModel):
         return super().audio_embeddings((waveforms[:, :2] * _FULL_SCALE).round())
 
     def hold(self) -> threading.Event:
-        """Holds the encoder back until the result is set."""
+        """Hold the encoder back until the returned event is set."""
         self.at_work.clear()
         self.gate.clear()
         return self.gate
