@@ -74,7 +74,7 @@ def test_watchers_that_read_nothing_do_not_keep_health_from_answering_and_changi
         updates = watch(server)
         assert server.health() == next(updates).status == Health.SERVING
         for service.ready, status in ((False, Health.NOT_SERVING), (True, Health.SERVING)):
-            server.grpc_server.follow()
+            server.grpc_server.sync_readiness()
             assert next(updates).status == status
         updates.cancel()
 
