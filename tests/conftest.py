@@ -58,19 +58,6 @@ class FakeService(TranscriptionServiceBase):
         return "fake"
 
 
-class SlowToStart(FakeService):
-    """Takes as long to start as the test wants, at most `patience_s`."""
-
-    def __init__(self, patience_s: float = 20) -> None:
-        super().__init__()
-        self.may_start = threading.Event()
-        self._patience_s = patience_s
-
-    def start(self, settings: Settings) -> None:
-        super().start(settings)
-        assert self.may_start.wait(self._patience_s)
-
-
 def settings_for_tests(**values: Any) -> Settings:
     """Settings that no environment and no .env file can change."""
     defaults = {"server_host": "127.0.0.1", "server_port": 0, "shutdown_grace_s": 5, "model_device": "cpu"}

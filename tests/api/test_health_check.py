@@ -7,8 +7,9 @@ import threading
 
 from api.grpc.server import TranscriptionServer
 from resources.config import PROJECT_ROOT
-from tests.conftest import SlowToStart, settings_for_tests
+from tests.conftest import settings_for_tests
 from tests.repo.test_deploy import health_check
+from tests.support.fault_services import SlowToStart
 from tests.support.ports import free_port
 
 
@@ -22,7 +23,7 @@ def exit_code(port: int) -> int:
 
 
 def test_container_is_healthy_exactly_while_the_server_is_serving() -> None:
-    service = SlowToStart(patience_s=120)
+    service = SlowToStart()
     server = TranscriptionServer(service, settings_for_tests(auth_token_hashes="0" * 64))
     thread = threading.Thread(target=server.start)
     thread.start()

@@ -25,9 +25,10 @@ from ml.errors import DecodingCancelledError
 from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
 from resources.config import Settings
-from tests.conftest import FakeService, Serve, SlowToStart, settings_for_tests
+from tests.conftest import FakeService, Serve, settings_for_tests
 from tests.support.audio import voice_wav
 from tests.support.fake_models import FakeModel, chunk
+from tests.support.fault_services import SlowToStart
 from tests.support.messages import stream_messages
 from tests.support.ports import free_port
 from tests.support.waiting import HANG_LIMIT_S, wait_until

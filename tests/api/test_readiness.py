@@ -9,7 +9,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from api.grpc.server import SERVICE_NAME, PortTakenError, TranscriptionServer
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
-from tests.conftest import FakeService, SlowToStart, settings_for_tests
+from tests.conftest import FakeService, settings_for_tests
+from tests.support.fault_services import SlowToStart
 
 Health = health_pb2.HealthCheckResponse
 
