@@ -28,6 +28,7 @@ ENGINE_METRICS: dict[str, tuple[str, str]] = {
     "engine_encode_s": ("engine_encode_seconds_total", "Seconds spent on features and encoder"),
     "engine_prefill_s": ("engine_prefill_seconds_total", "Seconds spent on prefill"),
     "engine_step_s": ("engine_step_seconds_total", "Seconds spent on decode steps"),
+    "engine_fast_path_failed": ("engine_fast_path_failed", "1 where the GPU's fast path failed its self-check"),
     "cluster_replicas": ("cluster_replicas", "Replicas that are ready"),
     "cluster_chunks": ("cluster_chunks", "Chunks of this front on the replicas"),
     "cluster_retries": ("cluster_retries_total", "Chunks sent again because their replica died or stopped"),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from ml.borealis.decoder import SlotDecoder
+from ml.borealis.sampler import Tokens
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # rows stepped together
 LENGTH_BUCKET = 128  # positions
@@ -22,12 +23,12 @@ class GraphedDecoder:
     def __init__(self, decoder: SlotDecoder) -> None:
         self._decoder = decoder
         self.prefill_length = decoder.prefill_length
-        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tokens]] = {}
         self._pool = torch.cuda.graph_pool_handle()
         self._device = decoder.tokens.device
         self._stream = torch.cuda.Stream(self._device)  # one for all: cuBLAS keeps a workspace for every stream
 
-    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: Sequence[int | None]) -> torch.Tensor:
+    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: Sequence[int | None]) -> Tokens:
         """See SlotDecoder; not captured, its shapes follow the batch's size."""
         return self._decoder.prefill(rows, audio, seeds)
 
@@ -39,7 +40,7 @@ class GraphedDecoder:
         """See SlotDecoder."""
         self._decoder.release(row)
 
-    def step(self, active: int, length: int) -> torch.Tensor:
+    def step(self, active: int, length: int) -> Tokens:
         """See SlotDecoder; not replayed while single rows are sampled.
 
         The result's memory belongs to the graph: read it before the bucket's next step.
@@ -67,19 +68,21 @@ class GraphedDecoder:
         full = self.prefill_length + steps * LENGTH_BUCKET
         return min(rows, self._decoder.slots), min(full, self._decoder.capacity)
 
-    def _capture(self, rows: int, length: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    def _capture(self, rows: int, length: int) -> tuple[torch.cuda.CUDAGraph, Tokens]:
         """Record one step. Steps write to the cache and move the positions: both are put back."""
         decoder = self._decoder
         tokens, positions = decoder.tokens.clone(), decoder.positions.clone()
-        with torch.cuda.device(self._device):
-            self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
-                for _ in range(WARM_UP_STEPS):
-                    decoder.step(rows, length)
-            torch.cuda.current_stream().wait_stream(self._stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                result = decoder.step(rows, length)
-        decoder.tokens.copy_(tokens)
-        decoder.positions.copy_(positions)
+        try:
+            with torch.cuda.device(self._device):
+                self._stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(self._stream):
+                    for _ in range(WARM_UP_STEPS):
+                        decoder.step(rows, length)
+                torch.cuda.current_stream().wait_stream(self._stream)
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                    result = decoder.step(rows, length)
+        finally:
+            decoder.tokens.copy_(tokens)
+            decoder.positions.copy_(positions)
         return graph, result

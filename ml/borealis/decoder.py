@@ -10,7 +10,7 @@ from transformers import VoxtralForConditionalGeneration
 
 from ml.borealis.config import GenerationOptions
 from ml.borealis.kernels import join, join_biases
-from ml.borealis.sampler import Sampler
+from ml.borealis.sampler import Sampler, Tokens
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class SlotDecoder:
         return 2 * self.keys.numel() * self.keys.element_size()
 
     @torch.inference_mode()
-    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: Sequence[int | None]) -> torch.Tensor:
-        """Fill the KV cache of `rows` from the embeddings `audio` (b, 375, H); return their first tokens (b,).
+    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: Sequence[int | None]) -> Tokens:
+        """Fill the KV cache of `rows` from the embeddings `audio` (b, 375, H); return their first tokens.
 
         `seeds` are for sampling, one a row; None chooses greedily.
         """
@@ -88,13 +88,13 @@ class SlotDecoder:
         x = self._run(x, index, self.prefix_length)
         self.sampler.assign(rows, seeds)
         tokens = self.sampler.sample(self._logits(x[:, -1]), index, torch.zeros_like(index))
-        self.tokens[index] = tokens
+        self.tokens[index] = tokens.ids
         self.positions[index] = self.prefill_length
         return tokens
 
     @torch.inference_mode()
-    def step(self, active: int, length: int) -> torch.Tensor:
-        """Decode one token for each of the first `active` rows; return them (active,).
+    def step(self, active: int, length: int) -> Tokens:
+        """Decode one token for each of the first `active` rows.
 
         `length` is at least one more than the furthest of these rows' positions: keys beyond it are not read.
         Vacant rows are decoded as well, to no effect.
@@ -116,7 +116,7 @@ class SlotDecoder:
             )
             x = self._finish(layer, x, attended.flatten(1))
         tokens = self.sampler.sample(self._logits(x), rows, positions + 1 - self.prefill_length)
-        self.tokens[:active] = tokens
+        self.tokens[:active] = tokens.ids
         self.positions[:active] += 1
         return tokens
 

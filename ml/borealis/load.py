@@ -1,6 +1,7 @@
 """Takes a model from its name to a warm engine."""
 
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from ml.borealis.checkpoint import prepare_checkpoint
 from ml.borealis.config import GenerationOptions, resolve_device, resolve_dtype
 from ml.borealis.model import BorealisModel
 from ml.borealis.runner import make_engine
+from ml.borealis.self_check import NOT_FINITE
 from ml.cpu import usable_cpus
 from ml.engine.engine import Engine
+from ml.errors import DeviceUnavailableError
 
 _log = logging.getLogger("BorealisModel")
 
@@ -37,6 +40,7 @@ def load_engine(options: ModelOptions) -> Engine:
 
     Raises:
         ModelError: the model is missing or damaged.
+        DeviceUnavailableError: it does not give finite numbers in this format.
         RecognitionError: it fails even over the warm-up.
     """
     checkpoint = prepare_checkpoint(
@@ -51,7 +55,9 @@ def load_engine(options: ModelOptions) -> Engine:
     model = BorealisModel.load(checkpoint.path, device, dtype, options.generation)
     engine = make_engine(model, options.batch_size)
     try:
-        engine.warm_up()
+        confidence = engine.warm_up().confidence
+        if confidence is not None and not math.isfinite(confidence):
+            raise DeviceUnavailableError(NOT_FINITE)
     except BaseException:  # Ctrl+C as well: the engine's thread would keep the program from ending
         engine.close()
         raise

@@ -10,7 +10,6 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, VoxtralForCo
 
 from ml.borealis.config import GenerationOptions
 from ml.borealis.convert import CONV_STRIDE
-from ml.borealis.cuda import GraphedDecoder
 from ml.borealis.decoder import SlotDecoder
 from ml.borealis.encoder import make_encoder
 from ml.borealis.features import N_FRAMES, N_MELS, LogMel, pad_chunks
@@ -115,20 +114,15 @@ class BorealisModel:
         """Audio embeddings (B, 375, H) of `waveforms` (B, N <= 480,000)."""
         return self.encode(self.log_mel(waveforms))
 
-    def make_decoder(self, slots: int) -> SlotDecoder | GraphedDecoder:
-        """A decoder of `slots` rows; on CUDA its steps are captured as graphs."""
+    def make_decoder(self, slots: int) -> SlotDecoder:
+        """A decoder of `slots` rows."""
         audio = self.network.config.audio_config  # 4 frames of hidden_size side by side are intermediate_size wide
         audio_length = audio.max_source_positions * audio.hidden_size // audio.intermediate_size  # 375
         decoder = SlotDecoder(self.network, *self.prompt_embeddings(), audio_length, self.options, slots)
         decoder.on_progress = self._on_progress
         weights_bytes = sum(weight.numel() * weight.element_size() for weight in self.network.parameters())
         logger.info(_MEMORY, weights_bytes / MEBIBYTE, slots, decoder.cache_bytes / MEBIBYTE)
-        if self.device.type != "cuda":
-            return decoder
-        graphed = GraphedDecoder(decoder)
-        graphed.capture_all()
-        logger.info("Занято на видеокарте: %.0f МБ", torch.cuda.memory_reserved(self.device) / MEBIBYTE)
-        return graphed
+        return decoder
 
     @torch.inference_mode()
     def prompt_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,9 +7,11 @@ from typing import Protocol
 
 import torch
 
+from ml.borealis.device_path import PathModel
 from ml.borealis.features import N_SAMPLES
 from ml.borealis.model import ENCODER_BATCH
-from ml.borealis.transfer import AudioBatch, Readback, make_batch_encoder, make_readback
+from ml.borealis.self_check import choose_path
+from ml.borealis.transfer import AudioBatch, Readback
 from ml.engine.continuous import ContinuousScheduler, Sequence
 from ml.engine.engine import QUEUE_CAPACITY, Engine
 from ml.interfaces import Waveform
@@ -20,28 +22,9 @@ from ml.transcript import Completion, FinishReason
 STEPS_BETWEEN_BATCHES = {"cpu": 4, "cuda": 0}
 
 
-class Decoder(Protocol):
-    """What the runner needs of a decoder; SlotDecoder is one."""
-
-    prefill_length: int
-
-    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: AbstractSequence[int | None]) -> torch.Tensor:
-        """Fill the KV cache of `rows`; return their first tokens (b,)."""
-
-    def step(self, active: int, length: int) -> torch.Tensor:
-        """Decode one token for each of the first `active` rows; keys beyond `length` are not read."""
-
-    def move(self, row: int, to: int) -> None:
-        """Copy the state of `row` to `to`."""
-
-    def release(self, row: int) -> None:
-        """The sequence in `row` has left."""
-
-
-class Model(Protocol):
+class Model(PathModel, Protocol):
     """What the runner needs of a model; BorealisModel is one."""
 
-    device: torch.device
     eos_ids: frozenset[int]  # any of them ends a text
     max_new_tokens: int
 
@@ -55,12 +38,6 @@ class Model(Protocol):
     @property
     def do_sample(self) -> bool:
         """Whether texts are sampled rather than decoded greedily."""
-
-    def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """Waveforms (B, N) on the device to audio embeddings (B, 375, H)."""
-
-    def make_decoder(self, slots: int) -> Decoder:
-        """A decoder of `slots` rows, ready to run."""
 
     def decode(self, ids: AbstractSequence[AbstractSequence[int]]) -> list[str]:
         """Token ids to texts."""
@@ -79,9 +56,9 @@ class BorealisRunner:
         self.on_progress: Callable[[], None] = lambda: None
         self._model = model
         model.watch_progress(lambda: self.on_progress())
-        self._encoder = make_batch_encoder(model.audio_embeddings, device, self.encoder_batch)
-        self._decoder = model.make_decoder(slots)
-        self._readback: Readback[list[tuple[int, Sequence]]] = make_readback(device, slots)  # (column, sequence)
+        path, self.fast_path_failed = choose_path(model, slots, self.encoder_batch)
+        self._encoder, self._decoder = path.encoder, path.decoder
+        self._readback: Readback[list[tuple[int, Sequence]]] = path.readback  # tags: (column, sequence)
 
     def encode(self, waveforms: list[Waveform]) -> AudioBatch:
         """See ModelRunner."""
@@ -105,10 +82,11 @@ class BorealisRunner:
     def read_finished(self) -> list[Sequence]:
         """See ModelRunner."""
         finished: list[Sequence] = []
-        for tokens, columns in self._readback.get():
-            for column, sequence in columns:
+        for arrived in self._readback.get():
+            for column, sequence in arrived.tag:
                 if not sequence.finished:
-                    self._append(sequence, tokens[column])
+                    sequence.probabilities.append(arrived.probabilities[column])
+                    self._append(sequence, arrived.ids[column])
                     if sequence.finished:
                         finished.append(sequence)
         return finished
@@ -129,7 +107,11 @@ class BorealisRunner:
         """See ModelRunner."""
         texts = self._model.decode([sequence.tokens for sequence in sequences])
         return [
-            Completion(text, FinishReason.LENGTH if sequence.truncated else FinishReason.STOP)
+            Completion(
+                text,
+                FinishReason.LENGTH if sequence.truncated else FinishReason.STOP,
+                sum(sequence.probabilities) / len(sequence.probabilities),
+            )
             for text, sequence in zip(texts, sequences, strict=True)
         ]
 

@@ -1,12 +1,20 @@
 """Choose the next token of every row on the device: greedily, or as the model card samples."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
 from ml.borealis.config import GenerationOptions
 
 SEED_STRIDE = 0x9E3779B1  # 2**32 over the golden ratio: seeds side by side end up far apart
+
+
+class Tokens(NamedTuple):
+    """One token of each of some rows."""
+
+    ids: torch.Tensor  # (n,) long
+    probabilities: torch.Tensor  # (n,) float32: of these tokens, by the distribution that they were chosen from
 
 
 class Sampler:
@@ -57,15 +65,17 @@ class Sampler:
         self._seeded[to] = self._seeded[row]
         self.release(row)
 
-    def sample(self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """The next tokens (n,) of `rows` (n,), which have `counts` (n,) tokens so far. Overwrites `logits` (n, V)."""
+    def sample(self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor) -> Tokens:
+        """The next tokens of `rows` (n,), which have `counts` (n,) tokens so far. Overwrites `logits` (n, V)."""
         counts = counts.clamp(max=self._last)  # vacant rows are stepped past their end
+        logits = logits.float()
         if self._penalty != 1.0:
-            logits = self._penalise(logits.float(), rows, counts)
+            logits = self._penalise(logits, rows, counts)
         tokens = self._choose(logits, rows, counts)
         if self._penalty != 1.0:
             self._tokens[rows, counts] = tokens
-        return tokens
+        chosen = logits.gather(-1, tokens[:, None])[:, 0]
+        return Tokens(tokens, (chosen - logits.logsumexp(dim=-1)).exp())
 
     def _choose(self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         if self._options.do_sample:
@@ -88,7 +98,7 @@ class Sampler:
         return logits.scatter_(-1, tokens, torch.where(counts[:, None] > 0, lowered, found))
 
     def _draw(self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        scaled = logits.float() / self._options.temperature
+        scaled = logits / self._options.temperature
         top, tokens = scaled.topk(min(self._options.top_k, scaled.shape[-1]), dim=-1)  # (n, k), descending
         probabilities = top.softmax(dim=-1)
         before = probabilities.cumsum(dim=-1) - probabilities

@@ -8,6 +8,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from ml.borealis.features import N_SAMPLES, pad_chunks
+from ml.borealis.sampler import Tokens
 from ml.interfaces import Waveform
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
@@ -110,11 +111,6 @@ class AsyncEncoder:
         return CudaBatch(audio, done)
 
 
-def make_batch_encoder(encode: Encode, device: torch.device, batch_size: int) -> BatchEncoder:
-    """The batch encoder for `device`."""
-    return AsyncEncoder(encode, device, batch_size) if device.type == "cuda" else HostEncoder(encode)
-
-
 def _fill(buffer: torch.Tensor, waveforms: Sequence[Waveform]) -> torch.Tensor:
     """The first rows of `buffer`, holding `waveforms` and zeros after them; contiguous, as an async copy must be."""
     rows = buffer[: len(waveforms)]
@@ -127,30 +123,39 @@ def _fill(buffer: torch.Tensor, waveforms: Sequence[Waveform]) -> torch.Tensor:
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Arrived(Generic[T]):
+    """Tokens on the host."""
+
+    ids: list[int]
+    probabilities: list[float]
+    tag: T
+
+
 class Readback(Protocol[T]):
     """Brings the tokens of each step to the host."""
 
-    def put(self, tokens: torch.Tensor, tag: T) -> None:
-        """Start copying `tokens` (n,)."""
+    def put(self, tokens: Tokens, tag: T) -> None:
+        """Start copying `tokens`."""
 
-    def get(self) -> list[tuple[list[int], T]]:
-        """What has arrived since the last call, oldest first, each with its tag."""
+    def get(self) -> list[Arrived[T]]:
+        """What has arrived since the last call, oldest first."""
 
     def clear(self) -> None:
         """Drop what is under way or has not been fetched, tags and all."""
 
 
 class HostReadback(Generic[T]):
-    """On the CPU the tokens are there already."""
+    """On the CPU the tokens are there already; from another device each `put` waits for them."""
 
     def __init__(self) -> None:
-        self._arrived: list[tuple[list[int], T]] = []
+        self._arrived: list[Arrived[T]] = []
 
-    def put(self, tokens: torch.Tensor, tag: T) -> None:
+    def put(self, tokens: Tokens, tag: T) -> None:
         """See Readback."""
-        self._arrived.append((tokens.tolist(), tag))
+        self._arrived.append(Arrived(tokens.ids.tolist(), tokens.probabilities.tolist(), tag))
 
-    def get(self) -> list[tuple[list[int], T]]:
+    def get(self) -> list[Arrived[T]]:
         """See Readback."""
         arrived, self._arrived = self._arrived, []
         return arrived
@@ -170,22 +175,25 @@ class CudaReadback(Generic[T]):
 
     def __init__(self, device: torch.device, slots: int) -> None:
         self._device = device
-        self._buffers = [torch.zeros(slots, dtype=torch.long, pin_memory=True) for _ in range(self.DEPTH)]
+        self._ids = [torch.zeros(slots, dtype=torch.long, pin_memory=True) for _ in range(self.DEPTH)]
+        self._probabilities = [torch.zeros(slots, pin_memory=True) for _ in range(self.DEPTH)]
         self._events = [torch.cuda.Event() for _ in range(self.DEPTH)]
         self._turn = 0
         self._pending: deque[tuple[int, int, T]] = deque()  # buffer, count of tokens, tag
-        self._arrived: list[tuple[list[int], T]] = []
+        self._arrived: list[Arrived[T]] = []
 
-    def put(self, tokens: torch.Tensor, tag: T) -> None:
+    def put(self, tokens: Tokens, tag: T) -> None:
         """See Readback; waits for the oldest step where the ring is full."""
         while len(self._pending) >= self.DEPTH:
             self._read_oldest()
-        self._buffers[self._turn][: len(tokens)].copy_(tokens, non_blocking=True)
+        count = len(tokens.ids)
+        self._ids[self._turn][:count].copy_(tokens.ids, non_blocking=True)
+        self._probabilities[self._turn][:count].copy_(tokens.probabilities, non_blocking=True)
         self._events[self._turn].record(torch.cuda.current_stream(self._device))
-        self._pending.append((self._turn, len(tokens), tag))
+        self._pending.append((self._turn, count, tag))
         self._turn = (self._turn + 1) % self.DEPTH
 
-    def get(self) -> list[tuple[list[int], T]]:
+    def get(self) -> list[Arrived[T]]:
         """See Readback."""
         while self._pending and self._events[self._pending[0][0]].query():
             self._read_oldest()
@@ -200,9 +208,5 @@ class CudaReadback(Generic[T]):
     def _read_oldest(self) -> None:
         turn, count, tag = self._pending.popleft()
         self._events[turn].synchronize()
-        self._arrived.append((self._buffers[turn][:count].tolist(), tag))
-
-
-def make_readback(device: torch.device, slots: int) -> "HostReadback[T] | CudaReadback[T]":
-    """The readback for `device`."""
-    return CudaReadback(device, slots) if device.type == "cuda" else HostReadback()
+        ids, probabilities = self._ids[turn][:count].tolist(), self._probabilities[turn][:count].tolist()
+        self._arrived.append(Arrived(ids, probabilities, tag))

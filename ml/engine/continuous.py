@@ -24,6 +24,7 @@ class Sequence:
     row: int | None = None
     steps: int = 0  # decode steps started since the prefill
     tokens: list[int] = field(default_factory=list)  # as read back from the device
+    probabilities: list[float] = field(default_factory=list)  # of the tokens, the end included
     finished: bool = False  # complete, failed or evicted: tokens still under way for it are ignored
     truncated: bool = False  # finished by the limit on tokens
 
@@ -32,6 +33,7 @@ class Sequence:
         self.row, self.steps = None, 0
         self.finished = self.truncated = False
         self.tokens.clear()
+        self.probabilities.clear()
 
 
 class EncoderBatch(Protocol):
@@ -52,6 +54,7 @@ class ModelRunner(Protocol[B]):
     steps_between_batches: int  # decode steps before another encoder batch, so that what is in decoding keeps moving
     max_chunk_samples: int
     logger: logging.Logger
+    fast_path_failed: bool  # a slower path serves than the device should have
     on_progress: Callable[[], None]  # called while an encoder batch or a prefill advances; the scheduler sets it
 
     def encode(self, waveforms: list[Waveform]) -> B:
@@ -88,7 +91,7 @@ class ContinuousScheduler(Generic[B]):
     def __init__(self, runner: ModelRunner[B]) -> None:
         self.max_chunk_samples = runner.max_chunk_samples
         self.logger = runner.logger
-        self.stats = EngineStats()
+        self.stats = EngineStats(fast_path_failed=int(runner.fast_path_failed))
         self.heartbeat = Heartbeat()
         self._runner = runner
         runner.on_progress = self.heartbeat.beat

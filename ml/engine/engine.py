@@ -92,12 +92,12 @@ class Engine:
         request.future.add_done_callback(self._make_eviction(request))
         return request.future
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> Completion:
         """Recognise a second of silence, so that the first request finds memory and kernels ready.
 
         Raises RecognitionError if the model fails even over that.
         """
-        self.submit(np.zeros(SAMPLE_RATE, np.float32), recording_id=self).result()
+        return self.submit(np.zeros(SAMPLE_RATE, np.float32), recording_id=self).result()
 
     def close(self) -> None:
         """Cancel what waits, finish what is in flight and end the thread. May be called again."""

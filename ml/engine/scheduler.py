@@ -24,6 +24,7 @@ class EngineStats:
     encode_s: float = 0.0  # features and encoder
     prefill_s: float = 0.0
     step_s: float = 0.0
+    fast_path_failed: int = 0  # 1 where the device's fast path failed its self-check and a plain one serves
 
     def snapshot(self) -> dict[str, float]:
         """A copy as plain figures."""

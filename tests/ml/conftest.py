@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from ml.borealis import runner as runner_module
+from ml.borealis import self_check
 from ml.borealis.checkpoint import Checkpoint, prepare_checkpoint
 from ml.borealis.config import GenerationOptions
+from ml.borealis.device_path import Decoder, DevicePath, PathModel
 from ml.borealis.model import BorealisModel
 from tests.support.checkpoints import HandMade, build_hand_made, save_upstream
 from tests.support.fake_models import FakeModel, LateEncoder, LateReadback
@@ -58,10 +60,13 @@ def in_batches(monkeypatch: pytest.MonkeyPatch, unhurried: None) -> None:
     monkeypatch.setattr(runner_module, "ENCODER_BATCH", {"cpu": 5})
 
 
+def late_path(model: PathModel, decoder: Decoder) -> DevicePath:
+    return DevicePath(LateEncoder(model.audio_embeddings), decoder, LateReadback())
+
+
 @pytest.fixture(params=["at once", "late"])
 def device_pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, unhurried: None) -> str:
     """Whether work is done within the call, as on the CPU, or later, as on CUDA."""
     if request.param == "late":
-        monkeypatch.setattr(runner_module, "make_batch_encoder", lambda encode, *_: LateEncoder(encode))
-        monkeypatch.setattr(runner_module, "make_readback", lambda device, slots: LateReadback())
+        monkeypatch.setattr(self_check, "plain_path", late_path)
     return str(request.param)

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from ml.borealis.runner import make_engine
-from ml.borealis.transfer import HostEncoder
+from ml.borealis.sampler import Tokens
+from ml.borealis.transfer import Arrived, HostEncoder
 from ml.engine.engine import Engine
 from ml.interfaces import Waveform
 from ml.transcript import Completion
@@ -32,6 +33,11 @@ def text(number: int, length: int = 3) -> str:
     return f"{number}: {length} tokens" if length else ""
 
 
+def certain(ids: list[int]) -> Tokens:
+    """Tokens of probability 1."""
+    return Tokens(torch.tensor(ids), torch.ones(len(ids)))
+
+
 class FakeDecoder:
     """Decodes number * 1000 + place for each place of a chunk's text, then END, in any row."""
 
@@ -41,13 +47,13 @@ class FakeDecoder:
         self._model = model
         self._left: list[list[int]] = [[] for _ in range(slots)]  # tokens left to decode, END included
 
-    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: list[int]) -> Tokens:
         spoken = audio[:, 0].int().tolist()
         self._model.rows += [(number, row) for row, (number, _) in zip(rows, spoken, strict=True)]
         self._model.enter("prefill", [number for number, _ in spoken])
         for row, (number, length) in zip(rows, spoken, strict=True):
             self._left[row] = [number * FACTOR + place for place in range(length)] + [END]
-        return torch.tensor([self._left[row].pop(0) for row in rows])
+        return certain([self._left[row].pop(0) for row in rows])
 
     def move(self, row: int, to: int) -> None:
         self._left[to], self._left[row] = self._left[row], []
@@ -55,14 +61,14 @@ class FakeDecoder:
     def release(self, row: int) -> None:
         pass
 
-    def step(self, active: int, length: int) -> torch.Tensor:
+    def step(self, active: int, length: int) -> Tokens:
         numbers = [left[0] // FACTOR if left != [END] else END for left in self._left[:active] if left]
         try:
             self._model.enter("step", numbers)
         except Exception:
             self._left = [[] for _ in self._left]
             raise
-        return torch.tensor([left.pop(0) if left else END for left in self._left[:active]])
+        return certain([left.pop(0) if left else END for left in self._left[:active]])
 
 
 class FakeModel:
@@ -132,16 +138,22 @@ class LateReadback:
     DEPTH = 3
 
     def __init__(self) -> None:
-        self._pending: deque[tuple[list[int], Any]] = deque()
+        self._pending: deque[Arrived[Any]] = deque()
+        self._ready = 0
 
-    def put(self, tokens: torch.Tensor, tag: Any) -> None:
-        self._pending.append((tokens.tolist(), tag))
+    def put(self, tokens: Tokens, tag: Any) -> None:
+        self._pending.append(Arrived(tokens.ids.tolist(), tokens.probabilities.tolist(), tag))
 
-    def get(self) -> list[tuple[list[int], Any]]:
-        return [self._pending.popleft() for _ in range(len(self._pending) - self.DEPTH)]
+    def flush(self) -> None:
+        """As if the device had caught up."""
+        self._ready = len(self._pending)
+
+    def get(self) -> list[Arrived[Any]]:
+        return [self._pending.popleft() for _ in range(max(self._ready, len(self._pending) - self.DEPTH))]
 
     def clear(self) -> None:
         self._pending.clear()
+        self._ready = 0
 
 
 class LateBatch:

@@ -11,8 +11,8 @@ import torch
 from ml.benchmarks.reference import embed, generate
 from ml.borealis.config import GenerationOptions
 from ml.borealis.decoder import SlotDecoder
+from ml.borealis.device_path import Decoder
 from ml.borealis.model import BorealisModel
-from ml.borealis.runner import Decoder
 from ml.interfaces import Waveform
 from tests.support.checkpoints import HIDDEN
 
@@ -97,7 +97,7 @@ def prefill(decoder: Decoder, alone: Alone, chunks: dict[int, int]) -> dict[int,
     """Prefill chunks, given as {row: chunk}, in one batch; return their first tokens by row."""
     rows = list(chunks)
     tokens = decoder.prefill(rows, alone.audio[[chunks[row] for row in rows]].to(alone.device), [None] * len(rows))
-    return {row: [token] for row, token in zip(rows, tokens.tolist(), strict=True)}
+    return {row: [token] for row, token in zip(rows, tokens.ids.tolist(), strict=True)}
 
 
 def step_to_the_end(
@@ -105,7 +105,7 @@ def step_to_the_end(
 ) -> dict[int, list[int]]:
     """Step all rows of `said` until each has ended; return their tokens without ends. `length` is a bucket's."""
     for place in range(1, MAX_NEW_TOKENS):
-        for row, token in enumerate(decoder.step(max(said) + 1, length or decoder.prefill_length + place).tolist()):
+        for row, token in enumerate(decoder.step(max(said) + 1, length or decoder.prefill_length + place).ids.tolist()):
             if row in said:
                 said[row].append(token)
     end = alone.end
@@ -133,7 +133,7 @@ def come_and_go(decoder: Decoder, alone: Alone, dice: random.Random, slots: int)
         elif chunk_in:
             furthest = decoder.prefill_length + max(len(said[row]) for row in chunk_in)
             longer = dice.choice([0, 0, 5, 1000])  # a bucket may be longer than any row needs
-            for row, token in enumerate(decoder.step(max(chunk_in) + 1, furthest + longer).tolist()):
+            for row, token in enumerate(decoder.step(max(chunk_in) + 1, furthest + longer).ids.tolist()):
                 if row in chunk_in:
                     said[row].append(token)
         for row, index in list(chunk_in.items()):

@@ -8,6 +8,7 @@ import torch
 from ml.borealis import cuda as graphs
 from ml.borealis.cuda import GraphedDecoder
 from ml.borealis.decoder import SlotDecoder
+from ml.borealis.sampler import Tokens
 from tests.support.reference import Alone, come_and_go
 
 
@@ -16,10 +17,11 @@ class Replayed:
 
     def __init__(self, decoder: SlotDecoder, rows: int, length: int) -> None:
         self._step = lambda: decoder.step(rows, length)
-        self.tokens = torch.zeros(rows, dtype=torch.long)
+        self.tokens = Tokens(torch.zeros(rows, dtype=torch.long), torch.zeros(rows))
 
     def replay(self) -> None:
-        self.tokens[:] = self._step()
+        for kept, new in zip(self.tokens, self._step(), strict=True):
+            kept[:] = new
 
 
 class BucketedDecoder(GraphedDecoder):
@@ -30,7 +32,7 @@ class BucketedDecoder(GraphedDecoder):
         self.prefill_length = decoder.prefill_length
         self._graphs = {}
 
-    def _capture(self, rows: int, length: int) -> tuple[Replayed, torch.Tensor]:
+    def _capture(self, rows: int, length: int) -> tuple[Replayed, Tokens]:
         replayed = Replayed(self._decoder, rows, length)
         return replayed, replayed.tokens
 

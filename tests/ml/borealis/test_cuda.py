@@ -15,7 +15,8 @@ from ml.borealis.cuda import GraphedDecoder
 from ml.borealis.features import LogMel
 from ml.borealis.model import BorealisModel
 from ml.borealis.runner import BorealisRunner, make_engine
-from ml.borealis.transfer import AsyncEncoder, CudaReadback, HostEncoder
+from ml.borealis.sampler import Tokens
+from ml.borealis.transfer import Arrived, AsyncEncoder, CudaReadback, HostEncoder
 from ml.engine.continuous import ContinuousScheduler
 from ml.engine.request import Request
 from tests.support.checkpoints import tone
@@ -111,40 +112,45 @@ def test_encoding_makes_later_work_of_the_device_wait_and_not_the_host(device: t
     assert batch.is_ready()
 
 
+def some(ids: torch.Tensor) -> Tokens:
+    """Tokens of probability 0."""
+    return Tokens(ids, torch.zeros(len(ids), device=ids.device))
+
+
 def test_tokens_are_read_in_order_though_each_step_overwrites_the_last(device: torch.device) -> None:
     readback: CudaReadback[int] = CudaReadback(device, 4)
     tokens = torch.zeros(4, dtype=torch.long, device=device)
     arrived = []
     for step in range(20):
         tokens += 1
-        readback.put(tokens[: 1 + step % 4], step)
+        readback.put(some(tokens[: 1 + step % 4]), step)
         arrived += readback.get()
     torch.cuda.synchronize(device)
     arrived += readback.get()
-    assert arrived == [([step + 1] * (1 + step % 4), step) for step in range(20)]
+    assert [(each.ids, each.tag) for each in arrived] == [([step + 1] * (1 + step % 4), step) for step in range(20)]
 
 
 def test_reading_back_waits_for_nothing_that_is_under_way(device: torch.device) -> None:
     readback: CudaReadback[str] = CudaReadback(device, 2)
     tokens = torch.full((2,), 7, device=device)
     sleep(device)
-    readback.put(tokens, "late")
+    readback.put(some(tokens), "late")
     assert readback.get() == []
     torch.cuda.synchronize(device)
-    assert readback.get() == [([7, 7], "late")]
+    assert readback.get() == [Arrived([7, 7], [0.0, 0.0], "late")]
 
 
 def test_what_is_forgotten_does_not_arrive_and_leaves_the_ring_in_order(device: torch.device) -> None:
     readback: CudaReadback[int] = CudaReadback(device, 2)
     for step in range(2):
-        readback.put(torch.full((2,), step, device=device), step)
+        readback.put(some(torch.full((2,), step, device=device)), step)
     readback.clear()
     torch.cuda.synchronize(device)
     assert readback.get() == []
     for step in range(2, 8):
-        readback.put(torch.full((2,), step, device=device), step)
+        readback.put(some(torch.full((2,), step, device=device)), step)
     torch.cuda.synchronize(device)
-    assert readback.get() == [([step, step], step) for step in range(2, 8)]
+    assert [(each.ids, each.tag) for each in readback.get()] == [([step, step], step) for step in range(2, 8)]
 
 
 def test_without_graphs_the_gpu_says_what_the_cpu_says(on_gpu: Alone) -> None:
@@ -189,22 +195,19 @@ def test_a_capture_may_fall_into_the_work_of_another_stream(graphed: GraphedDeco
     torch.testing.assert_close(batch.wait(), expected, atol=1e-4, rtol=1e-4)
 
 
-def admitted(graphed: GraphedDecoder, on_gpu: Alone, indices: list[int]) -> tuple[ContinuousScheduler, list[Request]]:
-    """A scheduler over `graphed` with these chunks admitted."""
-    chunks = NumberedChunks(on_gpu)
-    chunks.make_decoder = lambda slots: graphed
-    scheduler = ContinuousScheduler(BorealisRunner(chunks, 5))
+def admitted(on_gpu: Alone, indices: list[int]) -> tuple[ContinuousScheduler, list[Request]]:
+    """A scheduler of five rows with these chunks admitted."""
+    runner = BorealisRunner(NumberedChunks(on_gpu), 5)
+    assert not runner.fast_path_failed
+    scheduler = ContinuousScheduler(runner)
     requests = [Request(numbered_chunk(index), index, 0.0) for index in indices]
     scheduler.admit(requests)
     return scheduler, requests
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-def test_neither_a_prefill_nor_a_step_makes_the_host_wait(
-    graphed: GraphedDecoder, on_gpu: Alone, request: pytest.FixtureRequest
-) -> None:
-    graphed.capture_all()
-    scheduler, requests = admitted(graphed, on_gpu, list(range(5)))
+def test_neither_a_prefill_nor_a_step_makes_the_host_wait(on_gpu: Alone, request: pytest.FixtureRequest) -> None:
+    scheduler, requests = admitted(on_gpu, list(range(5)))
     torch.cuda.synchronize(on_gpu.device)
     request.getfixturevalue("no_hidden_waiting")
     while scheduler.in_flight:
@@ -212,10 +215,9 @@ def test_neither_a_prefill_nor_a_step_makes_the_host_wait(
     assert [each.future.result(0).text for each in requests] == [ids_as_text(on_gpu.tokens[i]) for i in range(5)]
 
 
-def test_the_host_runs_ahead_of_the_device(graphed: GraphedDecoder, on_gpu: Alone) -> None:
-    graphed.capture_all()
+def test_the_host_runs_ahead_of_the_device(on_gpu: Alone) -> None:
     longest = max(range(CHUNKS), key=lambda index: len(on_gpu.tokens[index]))
-    scheduler, _ = admitted(graphed, on_gpu, [longest])
+    scheduler, _ = admitted(on_gpu, [longest])
     scheduler.advance()  # a graph's first launch may take longer
     torch.cuda.synchronize(on_gpu.device)
     scheduler.advance()

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from ml.borealis import runner as runner_module
+from ml.borealis import self_check
+from ml.borealis.device_path import DevicePath
 from ml.borealis.runner import BorealisRunner
-from ml.borealis.transfer import HostReadback, make_readback
+from ml.borealis.sampler import Tokens
+from ml.borealis.transfer import Arrived, HostEncoder, HostReadback
 from ml.engine.continuous import ContinuousScheduler
 from ml.engine.request import Request
-from tests.support.fake_models import LateReadback
+from tests.support.fake_models import LateReadback, certain
 
 END, OTHER_END = 99, 98
 
@@ -29,10 +31,10 @@ class ScriptedDecoder:
         self.prefills: list[list[int]] = []
         self.steps: list[tuple[int, int]] = []  # active rows and length
 
-    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: AbstractSequence[int | None]) -> torch.Tensor:
+    def prefill(self, rows: list[int], audio: torch.Tensor, seeds: AbstractSequence[int | None]) -> Tokens:
         self.prefills.append(rows)
         self._rows |= {row: list(self._texts[int(number)]) for row, number in zip(rows, audio[:, 0, 0], strict=True)}
-        return torch.tensor([self._next(row) for row in rows])
+        return certain([self._next(row) for row in rows])
 
     def move(self, row: int, to: int) -> None:
         self._rows[to] = self._rows.pop(row)
@@ -40,9 +42,9 @@ class ScriptedDecoder:
     def release(self, row: int) -> None:
         self.released.append(row)
 
-    def step(self, active: int, length: int) -> torch.Tensor:
+    def step(self, active: int, length: int) -> Tokens:
         self.steps.append((active, length))
-        return torch.tensor([self._next(row) for row in range(active)])
+        return certain([self._next(row) for row in range(active)])
 
     def _next(self, row: int) -> int:
         left = self._rows.setdefault(row, [END])
@@ -120,7 +122,11 @@ def unhurried(unhurried: None) -> None:
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens arrive three steps late, as from a GPU."""
-    monkeypatch.setattr(runner_module, "make_readback", lambda device, slots: LateReadback())
+    monkeypatch.setattr(
+        self_check,
+        "plain_path",
+        lambda model, decoder: DevicePath(HostEncoder(model.audio_embeddings), decoder, LateReadback()),
+    )
 
 
 def test_sequences_take_the_lowest_vacant_rows() -> None:
@@ -225,16 +231,12 @@ def test_clearing_forgets_what_is_under_way() -> None:
 
 def test_on_the_host_tokens_arrive_at_once_in_order_and_only_once() -> None:
     readback: HostReadback[str] = HostReadback()
-    tokens = torch.tensor([1, 2])
+    tokens = certain([1, 2])
     readback.put(tokens, "first")
-    tokens += 10  # the next step's, in the same memory
-    readback.put(tokens[:1], "second")
-    assert readback.get() == [([1, 2], "first"), ([11], "second")]
+    tokens.ids.add_(10)  # the next step's, in the same memory
+    readback.put(Tokens(tokens.ids[:1], tokens.probabilities[:1]), "second")
+    assert readback.get() == [Arrived([1, 2], [1.0, 1.0], "first"), Arrived([11], [1.0], "second")]
     assert readback.get() == []
     readback.put(tokens, "third")
     readback.clear()
     assert readback.get() == []
-
-
-def test_the_host_s_readback_is_for_the_cpu() -> None:
-    assert isinstance(make_readback(torch.device("cpu"), 4), HostReadback)

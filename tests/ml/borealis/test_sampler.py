@@ -61,7 +61,7 @@ def test_tokens_are_drawn_as_transformers_draws_them(
     sampler.assign([2, 0, 1], [0, 0, 0])
     for row, expected in enumerate(transformers_probabilities(logits, options)):
         rows = torch.full((GRID,), row)
-        drawn = sampler.sample(logits[row].expand(GRID, -1), rows, torch.arange(GRID))
+        drawn = sampler.sample(logits[row].expand(GRID, -1), rows, torch.arange(GRID)).ids
         frequencies = drawn.bincount(minlength=200) / GRID
         torch.testing.assert_close(frequencies, expected, atol=1.5 / GRID, rtol=0)
         assert set(drawn.tolist()) == set(expected.nonzero()[:, 0].tolist()) - rare(expected)
@@ -78,7 +78,7 @@ def test_the_penalty_lowers_the_tokens_generated_so_far_as_transformers_does() -
         logits = torch.randn(2, 5, generator=generator)  # of both signs; five tokens soon repeat
         expected = processor(so_far, logits.clone()).argmax(dim=-1) if count else logits.argmax(dim=-1)
         plain.append(logits.argmax(dim=-1))
-        found = sampler.sample(logits, rows, torch.full((2,), count))
+        found = sampler.sample(logits, rows, torch.full((2,), count)).ids
         assert found.tolist() == expected.tolist()
         so_far = torch.cat([so_far, found[:, None]], dim=1)
     assert not torch.equal(so_far, torch.stack(plain, dim=1))  # it has changed some
@@ -91,9 +91,16 @@ def test_the_penalty_of_a_row_forgets_the_sequence_before() -> None:
     def decode() -> list[int]:
         sampler.assign([0], [None])
         counts = [torch.tensor([count]) for count in range(3)]
-        return [int(sampler.sample(torch.tensor([[3.0, 2.0, 1.6]]), row, count)) for count in counts]
+        return [int(sampler.sample(torch.tensor([[3.0, 2.0, 1.6]]), row, count).ids) for count in counts]
 
     assert decode() == decode() == [0, 1, 2]
+
+
+def test_probabilities_are_those_of_the_distribution_that_was_chosen_from() -> None:
+    sampler = Sampler(GenerationOptions(), 2, CPU)
+    logits = torch.tensor([[0.0, 3.0, 2.0], [5.0, 3.0, 2.0]])
+    found = sampler.sample(logits.clone(), torch.tensor([0, 1]), torch.tensor([0, 0]))
+    torch.testing.assert_close(found.probabilities, logits.softmax(dim=-1).amax(dim=-1))
 
 
 def rare(probabilities: torch.Tensor) -> set[int]:
@@ -106,7 +113,7 @@ def test_greedy_choice_takes_the_likeliest_and_draws_nothing() -> None:
     before = torch.get_rng_state()
     sampler.assign([0, 1], [1, 2])
     logits = torch.tensor([[0.0, 3.0, 2.0], [5.0, 3.0, 2.0]])
-    assert sampler.sample(logits, torch.tensor([0, 1]), torch.tensor([0, 0])).tolist() == [1, 0]
+    assert sampler.sample(logits, torch.tensor([0, 1]), torch.tensor([0, 0])).ids.tolist() == [1, 0]
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -114,7 +121,7 @@ def draws(sampler: Sampler, row: int) -> list[int]:
     """The tokens of a whole text out of even logits: the chunk's random numbers, as it were."""
     counts = torch.arange(SAMPLING.max_new_tokens)
     logits = torch.linspace(0, 1, 100).expand(len(counts), -1)
-    return sampler.sample(logits, torch.full_like(counts, row), counts).tolist()
+    return sampler.sample(logits, torch.full_like(counts, row), counts).ids.tolist()
 
 
 def test_a_chunk_s_draws_follow_its_seed_and_not_its_slot() -> None:
@@ -158,7 +165,7 @@ def test_steps_are_greedy_again_once_the_sampled_row_is_released() -> None:
     sampler.move(1, 0)
     sampler.release(0)
     assert not sampler.any_row_sampled
-    assert sampler.sample(torch.tensor([[0.0, 1.0]]), torch.tensor([0]), torch.tensor([0])).tolist() == [1]
+    assert sampler.sample(torch.tensor([[0.0, 1.0]]), torch.tensor([0]), torch.tensor([0])).ids.tolist() == [1]
 
 
 def test_drawing_leaves_torch_s_own_generator_alone() -> None:
@@ -175,7 +182,7 @@ def test_steps_beyond_the_last_token_do_not_fail() -> None:
     logits = torch.zeros(1, 100)
     last = sampler.sample(logits, torch.tensor([0]), torch.tensor([SAMPLING.max_new_tokens - 1]))
     beyond = sampler.sample(logits, torch.tensor([0]), torch.tensor([SAMPLING.max_new_tokens + 5]))
-    assert beyond.tolist() == last.tolist()
+    assert beyond.ids.tolist() == last.ids.tolist()
 
 
 def sampling_chunks(alone: Alone, seed: int = 0) -> NumberedChunks:
