@@ -11,13 +11,6 @@ from resources.config import PROJECT_ROOT, ConfigurationError, Settings, load_se
 EXAMPLE = PROJECT_ROOT / "resources" / ".env.example"
 
 
-@pytest.fixture(autouse=True)
-def no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setitem(Settings.model_config, "env_file", None)
-
-
 def test_example_file_lists_every_setting_and_no_other() -> None:
     assert set(dotenv_values(EXAMPLE)) == {name.upper() for name in Settings.model_fields}
 

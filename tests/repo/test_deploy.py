@@ -85,7 +85,7 @@ def all_expressions() -> list[str]:
     return dashboard_expressions() + [rule["expr"] for rule in alert_rules()]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere prometheus-client does not know the process's figures")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere prometheus-client has no metrics of the process")
 def test_every_metric_of_dashboard_and_alerts_is_one_the_server_exposes() -> None:
     named = set().union(*map(metrics_named, all_expressions()))
     assert len(named) >= 8
@@ -135,7 +135,7 @@ def test_brackets_of_every_expression_match(expression: str) -> None:
     assert not open_ones
 
 
-def test_every_alert_says_what_is_the_matter_and_how_bad_it_is() -> None:
+def test_every_alert_has_a_severity_a_summary_and_a_description() -> None:
     rules = alert_rules()
     assert len({rule["alert"] for rule in rules}) == len(rules) >= 6
     for rule in rules:
@@ -181,7 +181,7 @@ def test_unit_signals_the_server_alone_and_gives_it_longer_than_its_grace() -> N
     assert service["OOMPolicy"] == "continue"
 
 
-def test_unit_runs_what_is_there_as_nobody_in_particular() -> None:
+def test_unit_runs_an_existing_script_without_privileges() -> None:
     service = unit()["Service"]
     python, script = service["ExecStart"].split()
     assert python == service["WorkingDirectory"] + "/.venv/bin/python"
@@ -194,7 +194,7 @@ def test_unit_runs_what_is_there_as_nobody_in_particular() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd here")
-def test_systemd_finds_nothing_to_complain_of_in_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     """With the paths that this machine lacks replaced by ones it has."""
     text = UNIT.read_text(encoding="utf-8").replace("/opt/transcription/.venv/bin/python", sys.executable)
     here = tmp_path / UNIT.name

@@ -1,4 +1,4 @@
-"""The operator's papers: docs/operations.md and SECURITY.md name settings, metrics, files and tests that exist."""
+"""docs/operations.md and SECURITY.md name settings, metrics and tests that exist."""
 
 import re
 import subprocess
@@ -14,25 +14,25 @@ from tests.repo.test_deploy import metric_families, possible_outcomes
 from tests.repo.test_docs import code_blocks, read
 
 OPERATIONS, SECURITY = PROJECT_ROOT / "docs" / "operations.md", PROJECT_ROOT / "SECURITY.md"
-PAPERS = (OPERATIONS, SECURITY)
+DOCUMENTS = (OPERATIONS, SECURITY)
 SETTINGS = {name.upper() for name in Settings.model_fields}
-# Variables, but not the service's.
-NO_SETTINGS = {"HF_HOME", "TMPDIR", "DEVICE", "CPU_BASE", "CUDA_BASE", *heap.MALLOC_OPTIONS}
+# Environment variables that are not settings of the service.
+OTHER_VARIABLES = {"HF_HOME", "TMPDIR", "DEVICE", "CPU_BASE", "CUDA_BASE", *heap.MALLOC_OPTIONS}
 
 
-def in_backticks(paper: Path) -> list[str]:
-    return re.findall(r"`([^`\n]+)`", read(paper))
+def in_backticks(document: Path) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", read(document))
 
 
-def named_capitals(paper: Path) -> set[str]:
-    """Names such as SETTING and STATUS in backticks, those before a `=` too."""
-    names = {match[1] for text in in_backticks(paper) if (match := re.fullmatch(r"([A-Z][A-Z_]+)(?:=\S+)?", text))}
-    return names - NO_SETTINGS
+def named_capitals(document: Path) -> set[str]:
+    """Names such as SETTING and STATUS in backticks, also before a `=`."""
+    names = {match[1] for text in in_backticks(document) if (match := re.fullmatch(r"([A-Z][A-Z_]+)(?:=\S+)?", text))}
+    return names - OTHER_VARIABLES
 
 
-@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.name)
-def test_every_setting_and_outcome_named_is_one(paper: Path) -> None:
-    names = named_capitals(paper)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_every_setting_and_outcome_named_is_one(document: Path) -> None:
+    names = named_capitals(document)
     assert len(names & SETTINGS) > 10
     assert names <= SETTINGS | possible_outcomes(), names - SETTINGS - possible_outcomes()
 
@@ -47,7 +47,7 @@ def test_operations_list_exactly_the_metrics_of_the_service() -> None:
     assert sorted(listed) == sorted(exposed)
 
 
-def test_tests_named_by_the_security_paper_exist() -> None:
+def test_tests_named_in_security_md_exist() -> None:
     sources = [path.read_text(encoding="utf-8") for path in (PROJECT_ROOT / "tests").rglob("test_*.py")]
     existing = set(re.findall(r"^def (test_\w+)", "\n".join(sources), re.MULTILINE))
     named = {name for name in in_backticks(SECURITY) if re.fullmatch(r"test_\w+", name)}
@@ -55,15 +55,7 @@ def test_tests_named_by_the_security_paper_exist() -> None:
     assert named <= existing, named - existing
 
 
-@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.name)
-def test_named_and_linked_files_exist(paper: Path) -> None:
-    linked = [link for link in re.findall(r"\]\(([^)]+)\)", read(paper)) if "://" not in link]
-    assert linked and all((paper.parent / link).is_file() for link in linked)
-    named = [name for name in in_backticks(paper) if re.fullmatch(r"(?:[\w.-]+/)+[\w.-]+\.\w+", name)]
-    assert named and all((PROJECT_ROOT / name).is_file() for name in named), named
-
-
-def test_line_that_makes_a_token_makes_one_that_its_hash_lets_in() -> None:
+def test_command_that_makes_a_token_makes_one_that_its_hash_accepts() -> None:
     (line,) = re.findall(r'^python -c "(.+)"$', "\n".join(code_blocks(read(OPERATIONS))), re.MULTILINE)
     made = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, timeout=60, check=True)
     token, digest = made.stdout.split()

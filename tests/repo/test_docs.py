@@ -1,4 +1,4 @@
-"""The documents name files and error codes that exist,."""
+"""The documents name files, links and error codes that exist."""
 
 import re
 from pathlib import Path
@@ -20,6 +20,9 @@ DOCUMENTS = tuple(
         "services/transcription/README.md",
         "docs/architecture.md",
         "docs/configuration.md",
+        "docs/operations.md",
+        "SECURITY.md",
+        "tests/faults/README.md",
     )
 )
 
@@ -31,7 +34,7 @@ def read(document: Path) -> str:
 
 
 def code_blocks(text: str) -> list[str]:
-    """The fenced blocks without their comments, which are translated."""
+    """The fenced blocks without their comments."""
     blocks = re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL)
     return [re.sub(r"(#|// ).*", "", block).strip() for block in blocks]
 
@@ -45,7 +48,7 @@ def headings(text: str) -> list[str]:
 
 
 def errors_below(kind: type[SpeechError] = SpeechError) -> set[type[SpeechError]]:
-    """Every kind of error of the project below `kind`; other tests may have made kinds of their own."""
+    """The error classes of the project below `kind`, without those that other tests define."""
     kinds = {error for child in kind.__subclasses__() for error in {child, *errors_below(child)}}
     return {kind for kind in kinds if kind.__module__.startswith(("ml.", "services."))}
 
@@ -74,15 +77,15 @@ def test_linked_files_exist(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(PROJECT_ROOT)))
 def test_named_files_exist(document: Path) -> None:
-    """Every path in backticks that looks like a file of ours is one, from the root or the document's own folder."""
-    made_up = {"google_speech_service.py", "transcript.txt", "manifest.tsv", "report.json"}
+    """Every path in backticks that looks like a source file exists, from the root or the document's own folder."""
+    examples = {"google_speech_service.py", "transcript.txt", "manifest.tsv", "report.json"}
     named = re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|md|proto|txt|bat|example|sh))`", prose(read(document)))
     folders = ("api", "docs", "ml", "proto", "resources", "services", "tests")
     known = {path.name for folder in folders for path in (PROJECT_ROOT / folder).rglob("*.*")}
     known |= {path.name for path in PROJECT_ROOT.iterdir()}
     for name in named:
         short = name.rsplit("/", 1)[-1]
-        if short not in made_up:
+        if short not in examples:
             found = (PROJECT_ROOT / name).is_file() or (document.parent / name).is_file()
             assert found or ("/" not in name and short in known), name
 

@@ -1,13 +1,9 @@
 """Makes recordings for the tests, good and bad, and checks that decoding them left nothing behind."""
 
-import gc
 import io
-import os
 import struct
 import subprocess
-import sys
 import tempfile
-import threading
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +13,7 @@ import numpy as np
 from pydub import AudioSegment
 
 from ml.interfaces import SAMPLE_RATE, Waveform
+from tests.support import process_stats
 
 FFMPEG = Path(imageio_ffmpeg.get_ffmpeg_exe())
 AudioSegment.converter = str(FFMPEG)
@@ -90,7 +87,7 @@ def wav_header(
 
 
 def wav(waveform: Waveform, sample_rate: int = SAMPLE_RATE) -> bytes:
-    """Return waveform (N,) as a proper WAV file, with no help from ffmpeg."""
+    """Return waveform (N,) as a proper WAV file, without ffmpeg."""
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setnchannels(1)
@@ -153,48 +150,13 @@ def made_by_ffmpeg(*arguments: str) -> bytes:
 
 def nothing_left_behind(tmp_path: Path) -> Iterator[None]:
     """Fixture body: after the test there are no more processes, threads, descriptors or temporary files than before."""
-    usual, before = tempfile.tempdir, _belongings()
+    default_folder, before = tempfile.tempdir, process_stats.held()
     folder = tmp_path / "temporary"
     folder.mkdir()
     tempfile.tempdir = str(folder)
     try:
         yield
     finally:
-        tempfile.tempdir = usual
-    if _more_than(before):
-        gc.collect()  # what is merely waiting to be collected is not left behind; asked only now, since it is slow
+        tempfile.tempdir = default_folder
+    process_stats.wait_until_released(lambda: process_stats.held() - before)
     assert list(folder.iterdir()) == []
-    assert _more_than(before) == []
-
-
-def _more_than(before: dict[str, set[str]]) -> list[str]:
-    """What there is that was not there before. What earlier tests left to end by itself may end meanwhile."""
-    now = _belongings()
-    return sorted(f"{kind}: {item}" for kind, items in now.items() for item in items - before[kind])
-
-
-def _belongings() -> dict[str, set[str]]:
-    mine = {"threads": {thread.name for thread in threading.enumerate()}}
-    if sys.platform == "linux":
-        targets = {link.name: _target(link) for link in Path("/proc/self/fd").iterdir()}
-        mine["descriptors"] = {f"{name} -> {target}" for name, target in targets.items() if target}
-        mine["children"] = {str(child) for child in _children()}
-    return mine
-
-
-def _target(descriptor: Path) -> str:
-    """Return what a descriptor is open on, or nothing for the one that listed the folder and is closed again."""
-    try:
-        return str(descriptor.readlink())
-    except FileNotFoundError:
-        return ""
-
-
-def _children() -> Iterator[int]:
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        if parent == os.getpid():
-            yield int(stat.parent.name)

@@ -45,7 +45,7 @@ class ServerHarness:
         """Make the server ready, and note what it holds after its first request."""
         self.grpc_server.start()
         self.assert_works()
-        self._held_before = self._held()
+        self._held_before = process_stats.held()
 
     @property
     def port(self) -> int:
@@ -114,20 +114,16 @@ class ServerHarness:
     def assert_as_before(self) -> None:
         """Check that the server works and holds nothing that it did not hold before."""
         self.assert_works()
-        process_stats.wait_until_released(process_stats.children)
         process_stats.wait_until_released(self.newly_held)
 
     def newly_held(self) -> Counter[str]:
-        """Return open files and threads that there were not after the first request."""
-        return self._held() - self._held_before
+        """Return open files, threads and children that there were not after the first request."""
+        return process_stats.held() - self._held_before
 
     def close(self) -> None:
         """End the client and the server."""
         self.channel.close()
         self.grpc_server.stop()
-
-    def _held(self) -> Counter[str]:
-        return process_stats.descriptors() + process_stats.threads()
 
 
 def assert_rejected(answers: Iterable[Answer], outcome: str) -> None:

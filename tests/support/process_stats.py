@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -66,6 +67,13 @@ def memory_bytes(pid: int, peak: bool = False) -> int:
     found = re.search(rf"{key}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found
     return int(found[1]) * 1024
+
+
+def held() -> Counter[str]:
+    """Count what this process holds: threads, and on Linux open files and children."""
+    if sys.platform != "linux":
+        return threads()
+    return threads() + descriptors() + Counter(f"child {pid}" for pid in children())
 
 
 def wait_until_released(held: Callable[[], object]) -> None:
