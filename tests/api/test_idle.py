@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import grpc
@@ -16,6 +15,7 @@ from tests.conftest import FakeService, Serve
 from tests.support.audio import voice, wav
 from tests.support.harness import ServerHarness
 from tests.support.raw_http2 import NonReadingCall
+from tests.support.running import calls_ended
 from tests.support.waiting import HANG_LIMIT_S, wait_until
 
 AUDIO = wav(voice(0.3))
@@ -66,11 +66,9 @@ def test_call_whose_client_reads_no_answer_is_ended_and_frees_its_worker(service
     harness = ServerHarness(service(), AUDIO, **ONE_WORKER)
     harness.start()
     message = transcription_pb2.AudioChunk(chunk_data=AUDIO, filename="a.wav").SerializeToString()
-    labels = {"method": "TranscribeAudioIncremental", "outcome": "CANCELLED"}
-    ended = partial(harness.server.metrics.registry.get_sample_value, "transcription_requests_total", labels)
     try:
         with NonReadingCall(harness.server.port, f"/{SERVICE_NAME}/TranscribeAudioIncremental", message):
-            wait_until(ended)
+            wait_until(lambda: calls_ended(harness.server, "TranscribeAudioIncremental", "CANCELLED"))
             harness.assert_works()
     finally:
         harness.close()

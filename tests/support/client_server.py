@@ -1,4 +1,4 @@
-"""A real server around a fake recogniser that the tests of the client hold back, and recordings to send to it."""
+"""A real server around a fake recogniser that tests of the client can block, and recordings to send to it."""
 
 import threading
 import wave
@@ -18,11 +18,11 @@ from ml.transcript import Completion
 from resources.config import PROJECT_ROOT, Settings
 from services.transcription.base_service import TranscriptionServiceBase
 from tests.conftest import settings_for_tests
-from tests.support.audio import pcm, voice
+from tests.support.audio import voice_wav
+from tests.support.waiting import HANG_LIMIT_S
 
 ROOT = PROJECT_ROOT
-NOBODY = "127.0.0.1:1"
-PATIENCE_S = 30
+UNREACHABLE = "127.0.0.1:1"  # no server listens there
 
 
 class FakeService(TranscriptionServiceBase, transcription_pb2_grpc.TranscriptionServiceServicer):
@@ -39,7 +39,7 @@ class FakeService(TranscriptionServiceBase, transcription_pb2_grpc.Transcription
 
     def start(self, settings: Settings) -> None:
         super().start(settings)
-        assert self.may_start.wait(PATIENCE_S)
+        assert self.may_start.wait(HANG_LIMIT_S)
 
     def recognise(
         self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
@@ -58,7 +58,7 @@ class FakeService(TranscriptionServiceBase, transcription_pb2_grpc.Transcription
 
 @contextmanager
 def listening(service: FakeService, **settings: Any) -> Iterator[TranscriptionServer]:
-    """A server that listens and has not been started; stopped at the end without waiting for anybody."""
+    """A server that listens and is not started; at the end it is stopped without waiting for calls in flight."""
     server = TranscriptionServer(service, settings_for_tests(**{"shutdown_grace_s": 0, **settings}))
     try:
         yield server
@@ -70,19 +70,15 @@ def listening(service: FakeService, **settings: Any) -> Iterator[TranscriptionSe
 
 @contextmanager
 def serving(service: FakeService | None = None, **settings: Any) -> Iterator[int]:
-    """The port of a server on this machine that is ready."""
+    """The port of a server that is ready."""
     with listening(service or FakeService(), **settings) as server:
         server.start()
         yield server.port
 
 
 def write_wav(path: Path, seconds: float) -> Path:
-    """A recording of a hum that passes for speech: 44 bytes of header, 32,000 bytes a second."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes(pcm(voice(seconds)))
+    """A recording that the VAD takes for speech: 44 bytes of header, 32,000 bytes a second."""
+    path.write_bytes(voice_wav(seconds))
     return path
 
 

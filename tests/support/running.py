@@ -31,6 +31,12 @@ def connected(service: ITranscriptionService | None = None, **settings: Any) -> 
         yield channel
 
 
+def calls_ended(server: TranscriptionServer, method: str, outcome: str) -> float:
+    """How many calls of `method` ended as `outcome`, by the metrics of the server; rejected ones count too."""
+    labels = {"method": method, "outcome": outcome}
+    return server.metrics.registry.get_sample_value("transcription_requests_total", labels) or 0.0
+
+
 def channel_to(port: int) -> grpc.Channel:
     """A connection of its own to a server on this machine; close it."""
     return grpc.insecure_channel(f"127.0.0.1:{port}", options=OWN_CONNECTION)

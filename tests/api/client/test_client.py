@@ -1,4 +1,4 @@
-"""The client library and its calls against a real server whose model is a fake."""
+"""The client library against a real server around a fake recogniser."""
 
 import _thread
 import math
@@ -16,44 +16,17 @@ from api.grpc.client import RetryPolicy, TranscriptionClient, TranscriptionRefus
 from api.grpc.client.responses import IncompleteAnswerError
 from api.grpc.server import TranscriptionServer
 from generated.v1 import transcription_pb2
-from tests.support.client_server import (
-    NOBODY,
-    PATIENCE_S,
-    FakeService,
-    expected_text,
-    listening,
-    write_wav,
-)
+from services.transcription import base_service
+from tests.support.client_server import UNREACHABLE, FakeService, expected_text, listening, write_wav
+from tests.support.running import calls_ended
+from tests.support.waiting import HANG_LIMIT_S, wait_until
 
 NO_RETRIES = RetryPolicy(max_attempts=1)
 QUICK = RetryPolicy(max_attempts=3, initial_backoff_s=0.01)
+METHODS = ["transcribe", "transcribe_stream", "transcribe_incremental"]
 
 
-@pytest.fixture
-def service() -> FakeService:
-    return FakeService()
-
-
-@pytest.fixture
-def server(service: FakeService) -> Iterator[TranscriptionServer]:
-    """Listens, but is not started yet."""
-    with listening(service) as server:
-        yield server
-
-
-@pytest.fixture
-def address(server: TranscriptionServer) -> str:
-    server.start()
-    return f"127.0.0.1:{server.port}"
-
-
-@pytest.fixture
-def recording(tmp_path: Path) -> Path:
-    """Three seconds of a hum: 96,044 bytes."""
-    return write_wav(tmp_path / "запись.wav", seconds=3)
-
-
-def test_unary_call_returns_the_transcript_and_its_figures(address: str, recording: Path) -> None:
+def test_unary_call_returns_the_transcript_and_its_statistics(address: str, recording: Path) -> None:
     with TranscriptionClient(address) as client:
         response = client.transcribe(recording)
     assert (response.success, response.transcript) == (True, expected_text(recording))
@@ -66,7 +39,7 @@ def test_streamed_call_sends_every_byte_in_order_whatever_the_piece(
     address: str, recording: Path, chunk_bytes: int
 ) -> None:
     size_bytes = recording.stat().st_size
-    if chunk_bytes == 1:  # a message a byte is slow: a short file will do
+    if chunk_bytes == 1:  # a message for each byte is slow: a short file suffices
         recording = recording.with_name("short.wav")
         recording.write_bytes(write_wav(recording, seconds=1).read_bytes()[: 44 + 2000])
         size_bytes = recording.stat().st_size
@@ -78,7 +51,7 @@ def test_streamed_call_sends_every_byte_in_order_whatever_the_piece(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_file_without_an_ending_needs_its_format_said(address: str, recording: Path, stream: bool) -> None:
+def test_file_without_an_ending_needs_a_format(address: str, recording: Path, stream: bool) -> None:
     nameless = recording.rename(recording.with_name("запись"))
     with TranscriptionClient(address) as client:
         send = client.transcribe_stream if stream else client.transcribe
@@ -97,7 +70,7 @@ def test_raw_pcm_carries_its_sample_rate(address: str, recording: Path, stream: 
         assert send(raw, sample_rate=8_000).audio_duration == pytest.approx(6.0, abs=0.01)
 
 
-def test_empty_file_is_refused_in_band_through_the_stream(address: str, tmp_path: Path) -> None:
+def test_empty_file_is_rejected_in_band_through_the_stream(address: str, tmp_path: Path) -> None:
     empty = tmp_path / "empty.mp3"
     empty.touch()
     with TranscriptionClient(address) as client, pytest.raises(TranscriptionRefusedError) as refusal:
@@ -106,29 +79,35 @@ def test_empty_file_is_refused_in_band_through_the_stream(address: str, tmp_path
     assert not refusal.value.response.success and refusal.value.response.error_message == str(refusal.value)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_call_that_meets_a_server_not_ready_yet_is_made_again(
-    server: TranscriptionServer, service: FakeService, tmp_path: Path, stream: bool
+@pytest.mark.parametrize("method", ["transcribe", "transcribe_stream"])
+def test_call_to_a_server_that_is_not_ready_yet_is_repeated(
+    server: TranscriptionServer, service: FakeService, tmp_path: Path, method: str
 ) -> None:
-    recording = write_wav(tmp_path / "large.wav", seconds=25)  # 800 kB: more than gRPC keeps for a retry by itself
+    recording = write_wav(tmp_path / "large.wav", seconds=25)  # 800 kB: more than gRPC buffers for its own retries
+    rpc = {"transcribe": "TranscribeAudio", "transcribe_stream": "TranscribeAudioStream"}[method]
+
+    def open_after_a_rejection() -> None:
+        wait_until(lambda: calls_ended(server, rpc, "UNAVAILABLE"))
+        service.may_start.set()
+
     service.may_start.clear()
-    starting = threading.Thread(target=server.start)
-    starting.start()
-    opening = threading.Timer(0.3, service.may_start.set)
-    with TranscriptionClient(f"127.0.0.1:{server.port}", PATIENCE_S) as client:
-        opening.start()
-        response = client.transcribe_stream(recording) if stream else client.transcribe(recording)
-    starting.join()
+    threads = [threading.Thread(target=target) for target in (server.start, open_after_a_rejection)]
+    for thread in threads:
+        thread.start()
+    with TranscriptionClient(f"127.0.0.1:{server.port}", HANG_LIMIT_S) as client:
+        response = getattr(client, method)(recording)
+    for thread in threads:
+        thread.join()
     assert response.transcript == expected_text(recording)
 
 
-def test_without_retries_a_server_not_ready_yet_is_an_error_at_once(
+def test_call_without_retries_fails_at_a_server_that_is_not_ready_yet(
     server: TranscriptionServer, service: FakeService, recording: Path
 ) -> None:
     service.may_start.clear()
     starting = threading.Thread(target=server.start)
     starting.start()
-    client = TranscriptionClient(f"127.0.0.1:{server.port}", PATIENCE_S, retry=NO_RETRIES)
+    client = TranscriptionClient(f"127.0.0.1:{server.port}", HANG_LIMIT_S, retry=NO_RETRIES)
     with client, pytest.raises(grpc.RpcError) as failure:
         client.transcribe(recording)
     assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -138,30 +117,33 @@ def test_without_retries_a_server_not_ready_yet_is_an_error_at_once(
 
 def test_timeout_ends_the_call_and_the_work_on_the_server(address: str, service: FakeService, recording: Path) -> None:
     service.may_answer.clear()
-    with TranscriptionClient(address, timeout_s=0.5) as client, pytest.raises(grpc.RpcError) as failure:
-        client.transcribe_stream(recording)
-    assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert service.saw_cancellation.wait(PATIENCE_S)
+    timeout_s = 0.25
+    while not service.asked.is_set():  # a call with a short timeout may end before its audio is decoded
+        timeout_s *= 2
+        with TranscriptionClient(address, timeout_s) as client, pytest.raises(grpc.RpcError) as failure:
+            client.transcribe_stream(recording)
+        assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert service.saw_cancellation.wait(HANG_LIMIT_S)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_interrupted_call_is_cancelled_though_the_connection_lives_on(
+def test_interrupted_call_is_cancelled_although_the_connection_stays_open(
     address: str, service: FakeService, recording: Path, stream: bool
 ) -> None:
     def interrupt() -> None:
-        assert service.asked.wait(PATIENCE_S)
+        assert service.asked.wait(HANG_LIMIT_S)
         _thread.interrupt_main()
 
     service.may_answer.clear()
-    with TranscriptionClient(address, 2 * PATIENCE_S) as client:
+    with TranscriptionClient(address, 2 * HANG_LIMIT_S) as client:
         threading.Thread(target=interrupt).start()
         with pytest.raises(KeyboardInterrupt) as interruption:
             (client.transcribe_stream if stream else client.transcribe)(recording)
-        assert service.saw_cancellation.wait(PATIENCE_S)
-        assert interruption.tb  # holds on to the call, which gRPC would cancel by itself once nobody held it
+        assert service.saw_cancellation.wait(HANG_LIMIT_S)
+        assert interruption.tb  # keeps a reference to the call: gRPC cancels a call by itself when the last one goes
 
 
-def test_message_beyond_the_limit_never_leaves_unless_streamed(address: str, recording: Path) -> None:
+def test_message_beyond_the_limit_is_sent_only_as_a_stream(address: str, recording: Path) -> None:
     with TranscriptionClient(address, max_message_bytes=90_000) as client:
         with pytest.raises(grpc.RpcError) as failure:
             client.transcribe(recording)
@@ -176,45 +158,44 @@ def test_file_that_cannot_be_read_while_it_is_sent_is_named_as_the_cause(address
         client.transcribe_stream(unreadable, audio_format="wav")
 
 
-def test_pieces_of_no_bytes_are_refused_before_any_call(recording: Path) -> None:
-    with TranscriptionClient(NOBODY) as client, pytest.raises(ValueError, match="chunk_bytes"):
+def test_pieces_of_no_bytes_are_rejected_before_any_call(recording: Path) -> None:
+    with TranscriptionClient(UNREACHABLE) as client, pytest.raises(ValueError, match="chunk_bytes"):
         client.transcribe_stream(recording, chunk_bytes=0)
 
 
 class Overloaded(FakeService):
-    """Has too much to do for the first few calls, which it finds only after it has let them in."""
+    """Has too much audio queued at its first calls, which it finds only after they are admitted."""
 
-    def __init__(self, refusals: int) -> None:
+    def __init__(self, rejections: int) -> None:
         super().__init__()
-        self.refusals = refusals
+        self.rejections = rejections
         self.asked_at_s: list[float] = []
 
     def queued_audio_s(self) -> float:
         self.asked_at_s.append(time.monotonic())
-        return math.inf if len(self.asked_at_s) <= self.refusals else 0.0
-
-
-METHODS = ["transcribe", "transcribe_stream", "transcribe_incremental"]
+        return math.inf if len(self.asked_at_s) <= self.rejections else 0.0
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_overloaded_server_is_asked_again_when_it_wants_to_be_however_large_the_file(
-    tmp_path: Path, method: str
+def test_overloaded_server_is_asked_again_after_its_pushback_however_large_the_file(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(base_service, "PUSHBACK_MS", 300)
     recording = write_wav(tmp_path / "large.wav", seconds=25)  # 800 kB
-    service, sent = Overloaded(refusals=1), [0]
+    service, sent = Overloaded(rejections=1), [0]
     options: dict[str, Any] = {} if method == "transcribe" else {"on_sent": sent.append}
     with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}", retry=QUICK) as client:
         server.start()
         response = getattr(client, method)(recording, **options)
     assert response.transcript == expected_text(recording)
     first, second = service.asked_at_s
-    assert second - first >= 1.0  # the server's pushback; QUICK itself would have waited for 0.01 s
+    assert second - first >= 0.3  # QUICK itself would have waited for 0.01 s
     assert sum(sent) == (0 if method == "transcribe" else recording.stat().st_size)
 
 
-def test_attempts_end_with_the_last_refusal(recording: Path) -> None:
-    service = Overloaded(refusals=99)
+def test_last_attempt_raises_its_error(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base_service, "PUSHBACK_MS", 10)
+    service = Overloaded(rejections=99)
     policy = RetryPolicy(max_attempts=2)
     with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}", retry=policy) as client:
         server.start()
@@ -223,29 +204,48 @@ def test_attempts_end_with_the_last_refusal(recording: Path) -> None:
     assert failure.value.code() is grpc.StatusCode.UNAVAILABLE and len(service.asked_at_s) == 2
 
 
-def test_nobody_waits_for_an_attempt_that_the_timeout_does_not_allow(recording: Path) -> None:
-    service = Overloaded(refusals=99)
-    with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}", timeout_s=0.9) as client:
+def test_attempt_that_the_timeout_does_not_allow_is_not_waited_for(
+    recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base_service, "PUSHBACK_MS", 20_000 * HANG_LIMIT_S)
+    service, timeout_s = Overloaded(rejections=99), 10 * HANG_LIMIT_S
+    with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}", timeout_s) as client:
         server.start()
         started_s = time.monotonic()
         with pytest.raises(grpc.RpcError) as failure:
             client.transcribe(recording)
     assert failure.value.code() is grpc.StatusCode.UNAVAILABLE and len(service.asked_at_s) == 1
-    assert time.monotonic() - started_s < 0.9
+    assert time.monotonic() - started_s < HANG_LIMIT_S
+
+
+class ClosingPolicy(RetryPolicy):
+    """Asks for a long pause, and announces it."""
+
+    pausing = threading.Event()
+
+    def pause_s(self, attempts_made: int, error: grpc.RpcError) -> float:
+        self.pausing.set()
+        return 10 * HANG_LIMIT_S
 
 
 def test_closing_the_client_ends_the_wait_for_another_attempt(recording: Path) -> None:
-    policy = RetryPolicy(initial_backoff_s=PATIENCE_S, max_backoff_s=PATIENCE_S)
-    client = TranscriptionClient(NOBODY, retry=policy)
-    threading.Timer(0.5, client.close).start()
+    client = TranscriptionClient(UNREACHABLE, retry=ClosingPolicy())
+
+    def close() -> None:
+        assert ClosingPolicy.pausing.wait(HANG_LIMIT_S)
+        client.close()
+
+    closing = threading.Thread(target=close)
+    closing.start()
     started_s = time.monotonic()
     with pytest.raises(grpc.RpcError):
         client.transcribe(recording)
-    assert time.monotonic() - started_s < PATIENCE_S / 2
+    assert time.monotonic() - started_s < HANG_LIMIT_S
+    closing.join()
 
 
 class PushingBack(FakeService):
-    """Is never available, and says in its own way when it will be."""
+    """Is never available, and asks for the given pushback."""
 
     def __init__(self, pushback: str) -> None:
         super().__init__()
@@ -260,7 +260,7 @@ class PushingBack(FakeService):
 
 
 @pytest.mark.parametrize(("pushback", "calls"), [("0", 3), ("-1", 1), ("soon", 1)])
-def test_server_that_wants_no_further_attempt_gets_none(recording: Path, pushback: str, calls: int) -> None:
+def test_pushback_decides_whether_there_is_another_attempt(recording: Path, pushback: str, calls: int) -> None:
     service = PushingBack(pushback)
     with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}", retry=QUICK) as client:
         server.start()
@@ -270,13 +270,13 @@ def test_server_that_wants_no_further_attempt_gets_none(recording: Path, pushbac
 
 
 class Updates:
-    """Hears what transcribe_incremental tells."""
+    """Collects what transcribe_incremental passes on."""
 
     def __init__(self) -> None:
         self.segments: list[transcription_pb2.Segment] = []
         self.done_s: list[float] = []
 
-    def follow(self, client: TranscriptionClient, recording: Path) -> transcription_pb2.TranscriptionResponse:
+    def collect(self, client: TranscriptionClient, recording: Path) -> transcription_pb2.TranscriptionResponse:
         return client.transcribe_incremental(
             recording,
             on_segment=self.segments.append,
@@ -284,14 +284,14 @@ class Updates:
         )
 
 
-def test_incremental_call_tells_every_segment_and_ends_as_the_unary_call_does(tmp_path: Path) -> None:
+def test_incremental_call_passes_every_segment_on_and_ends_as_the_unary_call_does(tmp_path: Path) -> None:
     recording, updates = write_wav(tmp_path / "a.wav", seconds=8), Updates()
     with (
         listening(FakeService(), model_chunk_duration=3) as server,
         TranscriptionClient(f"127.0.0.1:{server.port}") as client,
     ):
         server.start()
-        response = updates.follow(client, recording)
+        response = updates.collect(client, recording)
         assert response.transcript == client.transcribe(recording).transcript
     assert len(updates.segments) > 1 and updates.segments == list(response.segments)
     assert updates.done_s[-1] == response.audio_duration == pytest.approx(8)
@@ -310,19 +310,19 @@ class BreakingOff(FakeService):
                 context.abort(grpc.StatusCode.UNAVAILABLE, "сервер уходит")
 
 
-def test_each_segment_is_told_once_though_the_call_is_made_again(tmp_path: Path) -> None:
+def test_each_segment_is_passed_on_once_even_if_the_call_is_repeated(tmp_path: Path) -> None:
     recording, service, updates = write_wav(tmp_path / "a.wav", seconds=8), BreakingOff(), Updates()
     with (
         listening(service, model_chunk_duration=3) as server,
         TranscriptionClient(f"127.0.0.1:{server.port}", retry=QUICK) as client,
     ):
         server.start()
-        response = updates.follow(client, recording)
+        response = updates.collect(client, recording)
     assert service.calls == 2 and updates.segments == list(response.segments)
 
 
 class WithoutUpdates(FakeService):
-    """Overrides the incremental call with one that it does not support."""
+    """Overrides the incremental call with one that is not supported."""
 
     calls = 0
 
@@ -332,7 +332,7 @@ class WithoutUpdates(FakeService):
         yield
 
 
-def test_server_without_the_incremental_call_is_asked_for_the_whole_and_once_only(recording: Path) -> None:
+def test_server_without_the_incremental_call_gets_streams_after_one_attempt(recording: Path) -> None:
     service, sent = WithoutUpdates(), [0]
     with listening(service) as server, TranscriptionClient(f"127.0.0.1:{server.port}") as client:
         server.start()
@@ -343,20 +343,20 @@ def test_server_without_the_incremental_call_is_asked_for_the_whole_and_once_onl
 
 
 class EndingEarly(FakeService):
-    """Ends well without a response, which the contract does not allow."""
+    """Ends with status OK but without a response, which the contract does not allow."""
 
     def TranscribeAudioIncremental(self, request_iterator: Any, context: Any) -> Iterator[Any]:
         return iter(())
 
 
-def test_answer_without_an_end_is_an_error(recording: Path) -> None:
+def test_incremental_answer_without_a_response_is_an_error(recording: Path) -> None:
     with listening(EndingEarly()) as server, TranscriptionClient(f"127.0.0.1:{server.port}") as client:
         server.start()
         with pytest.raises(IncompleteAnswerError):
             client.transcribe_incremental(recording)
 
 
-def test_incremental_call_is_refused_in_band_with_its_code(address: str, tmp_path: Path) -> None:
+def test_incremental_call_raises_the_code_of_rejected_content(address: str, tmp_path: Path) -> None:
     noise = tmp_path / "noise.mp3"
     noise.write_bytes(b"not audio at all" * 100)
     with TranscriptionClient(address) as client, pytest.raises(TranscriptionRefusedError) as refusal:
@@ -365,7 +365,7 @@ def test_incremental_call_is_refused_in_band_with_its_code(address: str, tmp_pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes for a name")
-def test_file_whose_name_is_no_text_is_sent_all_the_same(address: str, recording: Path) -> None:
+def test_file_with_a_name_that_is_no_text_is_sent_nevertheless(address: str, recording: Path) -> None:
     odd = recording.rename(recording.with_name("\udcff\udcfe.wav"))
     with TranscriptionClient(address) as client:
         for method in METHODS:

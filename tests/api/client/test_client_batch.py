@@ -1,4 +1,4 @@
-"""Several files and folders at once: what is sent, where the outputs go, and with which code the command ends."""
+"""Several files and folders at once: what is sent, where the outputs go, and the exit code."""
 
 import os
 import signal
@@ -15,18 +15,19 @@ from api.grpc.client.cli import main
 from ml.audio.splitter import Chunk
 from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
-from tests.support.client_server import NOBODY, PATIENCE_S, ROOT, FakeService, expected_text, listening, write_wav
+from tests.support.client_server import ROOT, UNREACHABLE, FakeService, expected_text, listening, write_wav
+from tests.support.waiting import HANG_LIMIT_S, wait_until, wait_until_steady
 
 Printed = pytest.CaptureFixture[str]
 
 
-class Crowded(FakeService):
-    """Counts how many recordings it has at a time, and gives each time to meet the others."""
+class Counting(FakeService):
+    """Counts recordings: those in recognition, the most at a time, and those answered."""
 
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        self._present = 0
+        self.in_flight = 0
         self.most = 0
         self.answered = 0
 
@@ -34,30 +35,22 @@ class Crowded(FakeService):
         self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
     ) -> Iterator[Completion]:
         with self._lock:
-            self._present += 1
-            self.most = max(self.most, self._present)
-        time.sleep(0.2)
+            self.in_flight += 1
+            self.most = max(self.most, self.in_flight)
         yield from super().recognise(chunks, cancelled, options)
         with self._lock:
-            self._present -= 1
+            self.in_flight -= 1
             self.answered += 1
 
 
 @pytest.fixture
-def service() -> Crowded:
-    return Crowded()
-
-
-@pytest.fixture
-def address(service: Crowded) -> Iterator[str]:
-    with listening(service) as server:
-        server.start()
-        yield f"127.0.0.1:{server.port}"
+def service() -> Counting:
+    return Counting()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three recordings, two of them deeper, one that is none, and three files that are not meant."""
+    """Three recordings, two of them deeper, one damaged, and three files that must be left out."""
     folder = tmp_path / "записи"
     (folder / "глубже").mkdir(parents=True)
     write_wav(folder / "a.wav", seconds=1)
@@ -65,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
     write_wav(folder / "глубже" / "c.wav", seconds=3)
     (folder / "broken.mp3").write_bytes(b"not audio at all" * 100)
     (folder / "notes.txt").write_text("не запись")
-    (folder / "глубже" / "._c.wav").write_bytes(b"what some systems leave beside a file")
+    (folder / "глубже" / "._c.wav").write_bytes(b"what some systems leave next to a file")
     (folder / ".корзина").mkdir()
     write_wav(folder / ".корзина" / "d.wav", seconds=1)
     return folder
@@ -98,12 +91,22 @@ def test_folder_is_transcribed_into_a_folder_of_the_same_shape(
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_as_many_files_are_under_way_as_was_asked_for(
-    address: str, service: Crowded, tmp_path: Path, jobs: int
+def test_as_many_files_are_in_flight_as_the_jobs_flag_says(
+    address: str, service: Counting, tmp_path: Path, jobs: int
 ) -> None:
     recordings = [str(write_wav(tmp_path / f"{number}.wav", seconds=1)) for number in range(6)]
+
+    def answer_once_no_more_come() -> None:
+        wait_until(lambda: service.in_flight >= jobs)
+        wait_until_steady(lambda: service.in_flight, steady_s=0.5)
+        service.may_answer.set()
+
+    service.may_answer.clear()
+    answering = threading.Thread(target=answer_once_no_more_come)
+    answering.start()
     assert main([*recordings, "--jobs", str(jobs), "--address", address]) == 0
-    assert service.most == jobs
+    answering.join()
+    assert service.most == jobs and service.answered == 6
 
 
 def test_transcripts_on_stdout_are_in_the_order_of_the_files(address: str, tmp_path: Path, capsys: Printed) -> None:
@@ -113,7 +116,7 @@ def test_transcripts_on_stdout_are_in_the_order_of_the_files(address: str, tmp_p
 
 
 def test_second_run_sends_only_what_is_not_done(
-    address: str, service: Crowded, folder: Path, tmp_path: Path, capsys: Printed
+    address: str, service: Counting, folder: Path, tmp_path: Path, capsys: Printed
 ) -> None:
     command = [str(folder), "-o", str(tmp_path / "out"), "--address", address]
     main(command)
@@ -147,7 +150,7 @@ def test_recordings_that_differ_only_in_their_endings_keep_them(address: str, tm
     assert sorted(tree(tmp_path / "out")) == ["A.aac.txt", "a.wav.txt", "b.txt"]
 
 
-def test_command_refuses_outputs_that_would_destroy_something(tmp_path: Path, capsys: Printed) -> None:
+def test_command_rejects_outputs_that_would_overwrite_something(tmp_path: Path, capsys: Printed) -> None:
     first, second = (write_wav(tmp_path / name, seconds=1) for name in ("a.wav", "b.wav"))
     (tmp_path / "deeper").mkdir()
     twin = write_wav(tmp_path / "deeper" / "a.wav", seconds=2)
@@ -159,18 +162,18 @@ def test_command_refuses_outputs_that_would_destroy_something(tmp_path: Path, ca
         ([first, second, "--format", "srt"], "не разделить"),
         ([tmp_path / "deeper", "--format", "json", "-o", second], "укажите папку"),
     ):
-        assert main([*map(str, arguments), "--address", NOBODY]) == 2
+        assert main([*map(str, arguments), "--address", UNREACHABLE]) == 2
         printed = capsys.readouterr()
         assert complaint in printed.err and printed.err.count("\n") == 1
     assert first.read_bytes() == before and not (tmp_path / "out").exists()
 
 
 def test_folder_without_recordings_is_an_error(tmp_path: Path, capsys: Printed) -> None:
-    assert main([str(tmp_path), "--address", NOBODY]) == 2
+    assert main([str(tmp_path), "--address", UNREACHABLE]) == 2
     assert "нет записей" in capsys.readouterr().err
 
 
-def test_failed_call_outweighs_a_refusal_and_stops_nobody(address: str, folder: Path, capsys: Printed) -> None:
+def test_failed_call_outweighs_a_rejection_and_stops_no_other_file(address: str, folder: Path, capsys: Printed) -> None:
     missing = folder / "nowhere.wav"
     command = [str(missing), str(folder / "broken.mp3"), str(folder / "a.wav"), "--address", address]
     assert main(command) == 2
@@ -186,9 +189,9 @@ def test_output_that_cannot_be_written_is_a_failure_of_its_own(address: str, tmp
     assert "Не удалось записать" in capsys.readouterr().err
 
 
-def test_server_that_lets_nobody_in_is_asked_once_for_all(tmp_path: Path, capsys: Printed) -> None:
+def test_server_that_rejects_the_token_is_asked_once_for_all_files(tmp_path: Path, capsys: Printed) -> None:
     recordings = [str(write_wav(tmp_path / f"{number}.wav", seconds=1)) for number in range(5)]
-    with listening(Crowded(), auth_token_hashes=("0" * 64,)) as server:
+    with listening(Counting(), auth_token_hashes=("0" * 64,)) as server:
         server.start()
         assert main([*recordings, "--jobs", "1", "--address", f"127.0.0.1:{server.port}"]) == 2
     line, summary = capsys.readouterr().err.splitlines()
@@ -196,7 +199,7 @@ def test_server_that_lets_nobody_in_is_asked_once_for_all(tmp_path: Path, capsys
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pipe breaks otherwise there")
-def test_reader_that_leaves_early_ends_the_command_with_one_line(address: str, tmp_path: Path) -> None:
+def test_closed_stdout_ends_the_command_with_one_line(address: str, tmp_path: Path) -> None:
     recordings = [str(write_wav(tmp_path / f"{number}.wav", seconds=1)) for number in range(3)]
     reading, writing = os.pipe()
     os.close(reading)
@@ -209,7 +212,7 @@ def test_reader_that_leaves_early_ends_the_command_with_one_line(address: str, t
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to a single process there")
 def test_ctrl_c_cancels_all_calls_and_leaves_only_complete_outputs(
-    address: str, service: Crowded, tmp_path: Path
+    address: str, service: Counting, tmp_path: Path
 ) -> None:
     for number in range(8):
         write_wav(tmp_path / f"{number}.wav", seconds=1)
@@ -217,9 +220,9 @@ def test_ctrl_c_cancels_all_calls_and_leaves_only_complete_outputs(
     command = [sys.executable, "-m", "api.grpc.client", str(tmp_path), "--jobs", "2", "-o", str(tmp_path / "out")]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     client = subprocess.Popen([*command, "--address", address], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
-    assert service.asked.wait(PATIENCE_S)
+    assert service.asked.wait(HANG_LIMIT_S)
     client.send_signal(signal.SIGINT)
-    _, err = client.communicate(timeout=PATIENCE_S)
+    _, err = client.communicate(timeout=HANG_LIMIT_S)
     assert (client.returncode, err.decode()) == (130, "⏹ Прервано\n")
-    assert service.saw_cancellation.wait(PATIENCE_S)
+    assert service.saw_cancellation.wait(HANG_LIMIT_S)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The client's command line for one file, as a person runs it, against a real server whose model is a fake."""
+"""The command line of the client for one file, against a real server around a fake recogniser."""
 
 import os
 import re
@@ -6,39 +6,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from api.grpc.client.cli import main
 from tests.api.client.test_client import WithoutUpdates
-from tests.support.client_server import (
-    NOBODY,
-    PATIENCE_S,
-    ROOT,
-    FakeService,
-    expected_text,
-    listening,
-    write_wav,
-)
-
-
-@pytest.fixture
-def service() -> FakeService:
-    return FakeService()
-
-
-@pytest.fixture
-def address(service: FakeService) -> Iterator[str]:
-    with listening(service) as server:
-        server.start()
-        yield f"127.0.0.1:{server.port}"
-
-
-@pytest.fixture
-def recording(tmp_path: Path) -> Path:
-    return write_wav(tmp_path / "запись.wav", seconds=3)
+from tests.support.client_server import ROOT, UNREACHABLE, FakeService, expected_text, listening, write_wav
+from tests.support.waiting import HANG_LIMIT_S
 
 
 @pytest.mark.parametrize("flags", [[], ["--stream"], ["--stream", "--chunk-bytes", "1000"]])
@@ -54,7 +29,7 @@ def test_command_prints_the_transcript_alone_on_stdout(
 
 
 @pytest.mark.parametrize("flags", [[], ["--stream"]])
-def test_command_ends_with_1_and_the_code_when_the_content_is_refused(
+def test_command_ends_with_1_and_the_code_when_the_content_is_rejected(
     address: str, tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     noise = tmp_path / "noise.mp3"
@@ -65,13 +40,13 @@ def test_command_ends_with_1_and_the_code_when_the_content_is_refused(
 
 
 @pytest.mark.parametrize("flags", [[], ["--stream"]])
-def test_command_ends_with_2_and_one_line_when_nobody_answers(
+def test_command_ends_with_2_and_one_line_without_a_server(
     recording: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(recording), "--address", NOBODY, *flags]) == 2
+    assert main([str(recording), "--address", UNREACHABLE, "--attempts", "1", *flags]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
-    assert NOBODY in printed.err and "python start.py" in printed.err and "UNAVAILABLE" in printed.err
+    assert UNREACHABLE in printed.err and "python start.py" in printed.err and "UNAVAILABLE" in printed.err
 
 
 def test_command_names_the_timeout(
@@ -87,7 +62,7 @@ def test_command_names_the_timeout(
 def test_command_ends_with_2_and_one_line_when_there_is_no_such_file(
     recording: Path, name: str, complaint: str, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(recording.parent / name), "--address", NOBODY, *flags]) == 2
+    assert main([str(recording.parent / name), "--address", UNREACHABLE, *flags]) == 2
     printed = capsys.readouterr()
     assert complaint in printed.err and printed.err.count("\n") == 1
 
@@ -95,7 +70,7 @@ def test_command_ends_with_2_and_one_line_when_there_is_no_such_file(
 @pytest.mark.parametrize(
     "bad", [["--chunk-bytes", "0"], ["--timeout", "-1"], ["--timeout", "nan"], ["--jobs", "0"], ["--attempts", "x"]]
 )
-def test_command_refuses_values_that_make_no_sense(bad: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_rejects_invalid_values(bad: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["audio.mp3", *bad])
     assert end.value.code == 2 and "больше нуля" in capsys.readouterr().err
@@ -110,16 +85,14 @@ def test_ctrl_c_cancels_the_call_and_ends_with_130(
     command = [sys.executable, "-m", "api.grpc.client", str(recording), "--address", address, *flags]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     client = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert service.asked.wait(PATIENCE_S)
+    assert service.asked.wait(HANG_LIMIT_S)
     client.send_signal(signal.SIGINT)
-    out, err = client.communicate(timeout=PATIENCE_S)
+    out, err = client.communicate(timeout=HANG_LIMIT_S)
     assert (client.returncode, out, err.decode()) == (130, b"", "⏹ Прервано\n")
-    assert service.saw_cancellation.wait(PATIENCE_S)
+    assert service.saw_cancellation.wait(HANG_LIMIT_S)
 
 
-def test_raw_pcm_needs_its_format_and_rate_said(
-    address: str, recording: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_raw_pcm_needs_its_format_and_rate(address: str, recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = recording.with_suffix(".dat")
     raw.write_bytes(recording.read_bytes()[44:])
     assert main([str(raw), "--address", address]) == 1
@@ -154,14 +127,14 @@ def test_terminal_shows_a_bar_for_the_upload_and_one_for_the_seconds_done(tmp_pa
         server.start()
         out, shown = _run_on_terminal([str(recording), "--address", f"127.0.0.1:{server.port}", "--stream"])
     assert len(out.split()) > 1  # several segments
-    assert shown.rfind("Отправлено") < shown.rfind("Распознано")  # what is left on the screen, from above
+    assert shown.rfind("Отправлено") < shown.rfind("Распознано")  # what stays on the screen, from the top
     assert re.search(r"Отправлено, идёт распознавание: 100%\|.*256kБ из 256kБ", shown)
     done_s = [int(done) for done in re.findall(r"Распознано: .*?(\d+) из \d+ сек", shown)]
     assert done_s == sorted(done_s) and done_s[-1] == 8 and len(set(done_s)) > 2
 
 
 def _run_on_terminal(flags: list[str]) -> tuple[str, str]:
-    """Runs the command with a terminal for its stderr; returns its stdout and what the terminal got."""
+    """Run the command with a terminal as stderr; return its stdout and what the terminal showed."""
     import termios  # not everywhere
 
     ours, theirs = os.openpty()
@@ -177,11 +150,11 @@ def _run_on_terminal(flags: list[str]) -> tuple[str, str]:
             while piece := os.read(ours, 4096):
                 shown.extend(piece)
         except OSError:
-            pass  # so a terminal ends on Linux
+            pass  # how the end of a terminal shows on Linux
 
     reader = threading.Thread(target=read)
     reader.start()
-    out, _ = process.communicate(timeout=PATIENCE_S)
+    out, _ = process.communicate(timeout=HANG_LIMIT_S)
     reader.join()
     os.close(ours)
     assert process.returncode == 0

@@ -1,4 +1,4 @@
-"""The client's output: text, subtitles, table and JSON, in files that are complete or not there."""
+"""The output of the client: text, subtitles, table and JSON, in files that are complete or absent."""
 
 import json
 import os
@@ -77,14 +77,14 @@ def test_word_longer_than_two_lines_stays_whole() -> None:
     assert split_text("а " + "я" * 200 + " б") == ["а", "я" * 200, "б"]
 
 
-def test_text_cannot_break_the_subtitles_it_is_in() -> None:
+def test_text_cannot_break_the_syntax_of_subtitles() -> None:
     response = response_of(spoken(0, 1, "одна\n\n2\n00:00:00,000 --> 00:00:09,000 другая"))
     for form in ("srt", "vtt"):
         written = WRITERS[form](response)
         assert written.count("-->") == 1 and "\n\n2\n" not in written.partition("одна")[2]
 
 
-def test_server_that_knows_no_segments_gets_one_subtitle_for_all() -> None:
+def test_response_without_segments_becomes_one_subtitle() -> None:
     response = TranscriptionResponse(success=True, transcript="Раз два.", audio_duration=3.5)
     assert WRITERS["srt"](response) == "1\n00:00:00,000 --> 00:00:03,500\nРаз два.\n\n"
 
@@ -94,7 +94,7 @@ def test_silence_alone_makes_no_subtitle() -> None:
     assert (WRITERS["text"](response), WRITERS["srt"](response), WRITERS["vtt"](response)) == ("\n", "", "WEBVTT\n")
 
 
-def test_table_has_a_row_for_every_stretch_and_no_stray_tab() -> None:
+def test_table_has_a_row_for_every_segment_and_no_stray_tab() -> None:
     table = WRITERS["tsv"](response_of(spoken(0, 1.5, "раз\tдва\nтри"), silent(1.5, 4)))
     assert table == ("start_s\tend_s\tstatus\ttext\n0.000\t1.500\tTRANSCRIBED\tраз два три\n1.500\t4.000\tSILENCE\t\n")
 
@@ -110,7 +110,7 @@ def test_json_is_the_whole_response(tmp_path: Path, flags: list[str], capsys: py
     response = json_format.Parse(printed, TranscriptionResponse())
     assert response.transcript == expected.transcript and response.segments == expected.segments
     assert len(response.segments) > 1 and response.HasField("stage_times") and response.HasField("stats")
-    assert json.loads(printed)["error_message"] == ""  # what is empty is said too
+    assert json.loads(printed)["error_message"] == ""  # empty fields are there, too
 
 
 def test_command_prints_subtitles_of_what_the_server_answered(
@@ -123,7 +123,7 @@ def test_command_prints_subtitles_of_what_the_server_answered(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced there")
-def test_whoever_reads_an_output_while_it_is_written_anew_gets_one_or_the_other(tmp_path: Path) -> None:
+def test_reader_of_an_output_that_is_replaced_sees_the_old_or_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_complete(path, "старое\n")
     with path.open(encoding="utf-8") as reader:
@@ -132,7 +132,7 @@ def test_whoever_reads_an_output_while_it_is_written_anew_gets_one_or_the_other(
     assert path.read_text(encoding="utf-8") == "новое\n"
 
 
-def test_file_that_cannot_be_completed_leaves_the_old_one_and_no_draft(tmp_path: Path) -> None:
+def test_output_that_cannot_be_completed_leaves_the_old_one_and_no_draft(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_complete(path, "старое\n")
     with pytest.raises(UnicodeEncodeError):
@@ -140,13 +140,13 @@ def test_file_that_cannot_be_completed_leaves_the_old_one_and_no_draft(tmp_path:
     assert path.read_bytes() == "старое\n".encode() and list(tmp_path.iterdir()) == [path]
 
 
-def test_output_may_have_as_long_a_name_as_names_can_be(tmp_path: Path) -> None:
+def test_output_may_have_a_name_of_the_maximal_length(tmp_path: Path) -> None:
     path = tmp_path / ("ы" * 125 + ".txt")  # 254 bytes
     write_complete(path, "текст\n")
     assert path.read_text(encoding="utf-8") == "текст\n" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are neither pipes nor links for everybody there")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes and links")
 def test_pipe_is_written_to_and_a_link_is_followed(tmp_path: Path) -> None:
     pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
     os.mkfifo(pipe)
@@ -162,7 +162,7 @@ def test_pipe_is_written_to_and_a_link_is_followed(tmp_path: Path) -> None:
     assert link.is_symlink() and target.read_text(encoding="utf-8") == "новое\n"
 
 
-def test_transcript_behind_a_file_that_was_given_up_is_printed_all_the_same(
+def test_transcript_after_a_file_that_was_skipped_is_printed_nevertheless(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = (Job(tmp_path / name, None) for name in ("1.wav", "2.wav"))
