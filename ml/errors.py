@@ -12,6 +12,7 @@
     ├── ModelError
     │   ├── ModelNotFoundError        MODEL_NOT_FOUND
     │   ├── ModelFormatError          MODEL_FORMAT
+    │   ├── PackageMissingError       PACKAGE_MISSING
     │   ├── DeviceUnavailableError    DEVICE_UNAVAILABLE
     │   └── ClusterUnavailableError   CLUSTER_UNAVAILABLE
     └── RecognitionError              RECOGNITION_FAILED
@@ -104,6 +105,12 @@ class ModelFormatError(ModelError):
     """The files exist but are not a model that this program can run: damaged, incomplete, or of another kind."""
 
     code = "MODEL_FORMAT"
+
+
+class PackageMissingError(ModelError):
+    """An optional package that the implementation needs is not installed."""
+
+    code = "PACKAGE_MISSING"
 
 
 class DeviceUnavailableError(ModelError):

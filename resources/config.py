@@ -15,7 +15,7 @@ CHUNK_DURATION_S = 30  # the model's window: a chunk is never longer
 MESSAGE_LENGTH_BYTES = 200 * 1024 * 1024
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Dtype = Literal["auto", "bfloat16", "float16", "float32", "int8"]
 
 
 SECTIONS = {  # first field of each section -> its title in the documentation
@@ -113,14 +113,19 @@ class Settings(BaseSettings):
     )
     model_dtype: Dtype = Field(
         "auto",
-        description="`auto` (on CUDA `bfloat16`, before Ampere `float16`; on a CPU `float32`), `bfloat16`, `float16` "
-        "or `float32`.",
+        description="`auto`, `bfloat16`, `float16`, `float32` or `int8`. `auto` is, for Borealis, `bfloat16` on CUDA "
+        "(`float16` before Ampere) and `float32` on a CPU; for Whisper, `float16` on CUDA and `int8` on a CPU.",
     )
     model_cpu_threads: int | None = Field(
         None,
         ge=1,
         le=1024,
         description="Threads that compute on the CPU; empty is one for each core, within the CPU quota.",
+    )
+    model_language: str = Field(
+        "ru",
+        pattern=r"^([a-z]{2}|auto)$",
+        description="Language of recordings whose request names none, for models that know several; `auto` detects it.",
     )
     model_batch_size: int = Field(
         BATCH_SIZE, ge=1, le=512, description="Chunks recognised together; halve it on `CUDA out of memory`."

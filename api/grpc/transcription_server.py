@@ -25,6 +25,7 @@ from resources.config import ConfigurationError, Settings, load_settings
 from resources.logs import configure_logging
 from services.transcription.implementations import *  # noqa: F403 - all names in __all__ are available below
 from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
+from services.transcription.implementations.whisper_service import WhisperTranscriptionService
 from services.transcription.interface import ITranscriptionService
 
 _log = logging.getLogger("TranscriptionServer")
@@ -32,6 +33,7 @@ _log = logging.getLogger("TranscriptionServer")
 AVAILABLE_IMPLEMENTATIONS: dict[str, type[ITranscriptionService]] = {
     "borealis": BorealisTranscriptionService,  # noqa: F405
     "borealis-ray": BorealisRayTranscriptionService,
+    "whisper": WhisperTranscriptionService,
 }
 
 EXIT_UNHEALTHY = 70  # exit code: a supervisor should restart the process

@@ -18,8 +18,10 @@ class EngineService(TranscriptionServiceBase, transcription_pb2_grpc.Transcripti
     """Batches the chunks of all requests in one engine.
 
     A subclass fills `create_engine` and `get_version`, and sets `capabilities` where its model can do more than the
-    default.
+    default, and `default_model` where it is another one than the settings' default.
     """
+
+    default_model: str = Settings.model_fields["model_name"].default
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,6 +35,11 @@ class EngineService(TranscriptionServiceBase, transcription_pb2_grpc.Transcripti
             ml.errors.SpeechError: it cannot serve; the message is one line for the operator.
         """
 
+    def model_name(self, settings: Settings) -> str:
+        """MODEL_NAME, or this implementation's default where the setting has its default."""
+        is_default = settings.model_name == Settings.model_fields["model_name"].default
+        return self.default_model if is_default else settings.model_name
+
     def window(self, settings: Settings) -> int:
         """Chunks of one recording to keep in the engine at once."""
         return 2 * settings.model_batch_size
@@ -40,8 +47,9 @@ class EngineService(TranscriptionServiceBase, transcription_pb2_grpc.Transcripti
     def start(self, settings: Settings) -> None:
         """Load the model, once, and run a warm-up inference."""
         super().start(settings)
-        folder = Path(settings.model_name)
-        self._identity = (folder.name if folder.is_dir() else settings.model_name, settings.model_revision or "")
+        name = self.model_name(settings)
+        folder = Path(name)
+        self._identity = (folder.name if folder.is_dir() else name, settings.model_revision or "")
         self._watchdog_timeout_s = settings.watchdog_timeout_s
         self._engine = self.create_engine(settings)
         self._recognise = recognise_with(self._engine, self.window(settings))

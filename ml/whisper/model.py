@@ -1,0 +1,167 @@
+"""OpenAI's Whisper in CTranslate2's format: one answer to each chunk of a batch."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, exp
+from typing import Any
+
+import numpy as np
+from faster_whisper import WhisperModel as FasterWhisper
+from faster_whisper.tokenizer import Tokenizer
+from faster_whisper.transcribe import get_ctranslate2_storage
+
+from ml.engine.request import Request
+from ml.interfaces import SAMPLE_RATE, RecognitionOptions, Waveform
+from ml.transcript import Completion, FinishReason
+from ml.whisper.words import words_of
+
+CHUNK_S = 30  # the encoder's window
+FRAMES_PER_S = 100  # of the log-mel spectrogram; the encoder halves them
+# The encoder is given the chunk and at least MARGIN_S of padding, in steps of STEP_S, rather than always 30 s. Whisper
+# base on 52 sentences of 3 to 7 s: a third of the time at the same WER (3 s: 20.8 %, 30 s: 21.2 %); with 1 s of
+# padding the WER doubles. Steps, so that an answer does not depend on the longest chunk of the batch.
+MARGIN_S = 3
+STEP_S = 5
+MAX_TOKENS = 448  # positions of the decoder, prompt included
+SAMPLING_TEMPERATURE = 0.5
+# Whisper's own rule: an answer with more than this probability of no speech, and less than this mean log-probability
+# of its tokens, is to a chunk in which nothing is said.
+NO_SPEECH_PROBABILITY = 0.6
+NO_SPEECH_LOG_PROBABILITY = -1.0
+AUTO = "auto"  # detect the language
+
+Features = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """What the chunks that go through the model together have in common."""
+
+    frames: int  # of the padded spectrogram
+    sampled: bool
+    prompt: str
+    word_times: bool
+
+
+class WhisperModel:
+    """Answers batches of chunks, up to `workers` at a time. Implements ml.engine.micro_batch.BatchModel."""
+
+    max_chunk_samples = CHUNK_S * SAMPLE_RATE
+    logger = logging.getLogger("WhisperModel")
+
+    def __init__(self, network: FasterWhisper, language: str, batch_size: int) -> None:
+        """`language` is that of chunks whose options name none: one of `network.supported_languages`, or AUTO."""
+        self.batch_size = batch_size
+        self.workers = int(network.model.num_workers)
+        self._network = network
+        self._language = language
+        is_multilingual = network.model.is_multilingual
+        self._tokenizers = {
+            code: Tokenizer(network.hf_tokenizer, is_multilingual, task="transcribe", language=code)
+            for code in network.supported_languages
+        }
+
+    def recognise(self, requests: Sequence[Request]) -> list[Completion]:
+        """See BatchModel. The answer to one chunk does not depend on the others."""
+        groups: defaultdict[_Group, list[int]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            options = request.options
+            frames = padded_frames(len(request.waveform))
+            groups[_Group(frames, options.sampled, options.prompt, options.word_times)].append(index)
+        completions: dict[int, Completion] = {}
+        for group, indices in groups.items():
+            waveforms = [requests[index].waveform for index in indices]
+            languages = [self._language_of(requests[index].options) for index in indices]
+            completions.update(zip(indices, self._transcribe(waveforms, languages, group), strict=True))
+        return [completions[index] for index in range(len(requests))]
+
+    def is_fatal(self, error: Exception) -> bool:
+        """See BatchModel: errors of CUDA stick, except for a lack of memory."""
+        return self._network.model.device == "cuda" and "CUDA" in str(error) and "out of memory" not in str(error)
+
+    def _transcribe(self, waveforms: list[Waveform], languages: list[str], group: _Group) -> list[Completion]:
+        features = np.stack([self._features(waveform, group.frames) for waveform in waveforms])  # (B, mels, T)
+        encoded = self._network.model.encode(get_ctranslate2_storage(features))  # (B, T / 2, D)
+        tokenizers = [self._tokenizers[code] for code in self._detect(languages, encoded)]
+        prompts = [self._prompt(tokenizer, group.prompt) for tokenizer in tokenizers]
+        results = self._network.model.generate(
+            encoded,
+            prompts,
+            beam_size=1,
+            max_length=MAX_TOKENS,
+            sampling_topk=0 if group.sampled else 1,  # 0: among all tokens
+            sampling_temperature=SAMPLING_TEMPERATURE if group.sampled else 1.0,
+            return_scores=True,
+            return_no_speech_prob=True,
+        )
+        completions = [_completion(*row) for row in zip(results, tokenizers, prompts, strict=True)]
+        if not group.word_times:
+            return completions
+        tokens = [result.sequences_ids[0] for result in results]
+        return self._add_words(completions, tokens, tokenizers, encoded, [len(waveform) for waveform in waveforms])
+
+    def _add_words(
+        self,
+        completions: list[Completion],
+        tokens: list[list[int]],
+        tokenizers: list[Tokenizer],
+        encoded: Any,
+        samples: list[int],
+    ) -> list[Completion]:
+        """Align the `tokens` of each chunk with its audio by the decoder's attention; one pass for each language."""
+        frames = [ceil(count * FRAMES_PER_S / SAMPLE_RATE) for count in samples]
+        alignments = {
+            tokenizer.language_code: self._network.find_alignment(tokenizer, tokens, encoded, frames)
+            for tokenizer in set(tokenizers)
+        }
+        with_words = []
+        for row, (completion, tokenizer) in enumerate(zip(completions, tokenizers, strict=True)):
+            words = words_of(alignments[tokenizer.language_code][row]) if completion.text else ()
+            with_words.append(replace(completion, words=words))
+        return with_words
+
+    def _features(self, waveform: Waveform, frames: int) -> Features:
+        """The log-mel spectrogram (mels, frames), padded with zeros as in faster-whisper's `transcribe`."""
+        spectrogram = self._network.feature_extractor(waveform)[:, :-1]
+        padded: Features = np.zeros((len(spectrogram), frames), np.float32)
+        padded[:, : spectrogram.shape[1]] = spectrogram[:, :frames]
+        return padded
+
+    def _language_of(self, options: RecognitionOptions) -> str:
+        """The language asked for, if the model knows it, else the default."""
+        return options.language if options.language in (AUTO, *self._tokenizers) else self._language
+
+    def _detect(self, languages: list[str], encoded: Any) -> list[str]:
+        """`languages`, the most probable one of the chunk in place of AUTO."""
+        if AUTO not in languages:
+            return languages
+        if len(self._tokenizers) == 1:
+            return [*self._tokenizers] * len(languages)
+        rankings = self._network.model.detect_language(encoded)  # of each chunk: [("<|ru|>", 0.98), …]
+        return [
+            ranking[0][0].strip("<|>") if language == AUTO else language
+            for language, ranking in zip(languages, rankings, strict=True)
+        ]
+
+    def _prompt(self, tokenizer: Tokenizer, expected: str) -> list[int]:
+        """Tokens before the answer: what to expect, language and task, no time marks."""
+        tokens = tokenizer.encode(" " + expected.strip()) if expected.strip() else []
+        return list(self._network.get_prompt(tokenizer, tokens, without_timestamps=True))
+
+
+def padded_frames(samples: int) -> int:
+    """Frames of the spectrogram that the encoder is given for a chunk of `samples`."""
+    steps = ceil((samples / SAMPLE_RATE + MARGIN_S) / STEP_S)
+    return min(CHUNK_S, STEP_S * steps) * FRAMES_PER_S
+
+
+def _completion(result: Any, tokenizer: Tokenizer, prompt: list[int]) -> Completion:
+    tokens = result.sequences_ids[0]
+    log_probability = result.scores[0] * len(tokens) / (len(tokens) + 1)  # mean, the end-of-text token included
+    is_silent = result.no_speech_prob > NO_SPEECH_PROBABILITY and log_probability < NO_SPEECH_LOG_PROBABILITY
+    text = "" if is_silent else tokenizer.decode(tokens).strip()
+    limit = min(MAX_TOKENS // 2, MAX_TOKENS - len(prompt))  # CTranslate2's, of tokens after the prompt
+    reason = FinishReason.LENGTH if len(tokens) >= limit else FinishReason.STOP
+    return Completion(text, reason, confidence=exp(log_probability) if text else None)
