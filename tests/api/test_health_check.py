@@ -1,4 +1,4 @@
-"""The container's health check, run as the container engine runs it, against a server in each state."""
+"""The health check of the container, run as the container engine runs it, against a server in each state."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ from tests.conftest import settings_for_tests
 from tests.repo.test_deploy import health_check
 from tests.support.fault_services import SlowToStart
 from tests.support.ports import free_port
+from tests.support.waiting import HANG_LIMIT_S
 
 
 def exit_code(port: int) -> int:
@@ -19,7 +20,9 @@ def exit_code(port: int) -> int:
     environment = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     environment |= {"SERVER_PORT": str(port), "GRPC_VERBOSITY": "NONE"}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, cwd=PROJECT_ROOT, capture_output=True, timeout=60).returncode
+    return subprocess.run(
+        command, env=environment, cwd=PROJECT_ROOT, capture_output=True, timeout=HANG_LIMIT_S
+    ).returncode
 
 
 def test_container_is_healthy_exactly_while_the_server_is_serving() -> None:

@@ -67,8 +67,8 @@ def test_call_whose_client_reads_no_answer_is_ended_and_frees_its_worker(service
     harness.start()
     message = transcription_pb2.AudioChunk(chunk_data=AUDIO, filename="a.wav").SerializeToString()
     try:
-        with NonReadingCall(harness.server.port, f"/{SERVICE_NAME}/TranscribeAudioIncremental", message):
-            wait_until(lambda: calls_ended(harness.server, "TranscribeAudioIncremental", "CANCELLED"))
+        with NonReadingCall(harness.port, f"/{SERVICE_NAME}/TranscribeAudioIncremental", message):
+            wait_until(lambda: calls_ended(harness.grpc_server, "TranscribeAudioIncremental", "CANCELLED"))
             harness.assert_works()
     finally:
         harness.close()

@@ -1,12 +1,12 @@
-"""What the logs say of a request and what they keep to themselves; the request id in them and on the wire."""
+"""The log lines of a request, what must stay out of them, and the request id in them and on the wire."""
 
-import hashlib
 import json
 import logging
 import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from io import StringIO
 
 import grpc
@@ -19,19 +19,19 @@ from ml.transcript import Completion
 from resources.config import Settings
 from resources.logs import configure_logging
 from tests.conftest import FakeService, Serve, Stub
-from tests.support.audio import voice_wav as wav
-from tests.support.messages import stream_messages as pieces
+from tests.support.audio import voice_wav
+from tests.support.certificates import TOKEN, hash_of
+from tests.support.messages import stream_messages
+from tests.support.waiting import HANG_LIMIT_S
 
-TOKEN = "correct-horse"
 SECRET_TEXT = "тайные слова записи"
 LINE_FORMAT: str = Settings.model_fields["logging_format"].default
-PATIENCE_S = 20
 
 Configure = Callable[..., StringIO]
 
 
-class Talkative(FakeService):
-    """Logs a line of its own over each chunk, on whatever thread that is recognised."""
+class LoggingService(FakeService):
+    """Logs a line of its own for each chunk, on the thread that recognises it."""
 
     def recognise(
         self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
@@ -43,7 +43,7 @@ class Talkative(FakeService):
 
 @pytest.fixture
 def log_to() -> Iterator[Configure]:
-    """Sets the logs up as the server does; what is logged from then on."""
+    """Configure logging as the server does; the result collects what is logged from then on."""
     handlers, level = list(logging.root.handlers), logging.root.level
 
     def configure(level: str = "INFO", as_json: bool = False) -> StringIO:
@@ -61,45 +61,46 @@ def log_to() -> Iterator[Configure]:
 
 
 def call_each_way(stub: Stub, name: str, **options: object) -> list[grpc.Call]:
-    """Transcribes a short recording by each of the three methods; the calls."""
-    data = wav(0.5)
+    """Transcribe a short recording by each of the three methods; the calls."""
+    data = voice_wav(0.5)
     _, unary = stub.TranscribeAudio.with_call(
-        transcription_pb2.AudioRequest(audio_data=data, filename=name), timeout=PATIENCE_S, **options
+        transcription_pb2.AudioRequest(audio_data=data, filename=name), timeout=HANG_LIMIT_S, **options
     )
-    _, streamed = stub.TranscribeAudioStream.with_call(pieces(data, 4096, filename=name), timeout=PATIENCE_S, **options)
-    incremental = stub.TranscribeAudioIncremental(pieces(data, 4096, filename=name), timeout=PATIENCE_S, **options)
+    messages = partial(stream_messages, data, filename=name)
+    _, streamed = stub.TranscribeAudioStream.with_call(messages(), timeout=HANG_LIMIT_S, **options)
+    incremental = stub.TranscribeAudioIncremental(messages(), timeout=HANG_LIMIT_S, **options)
     assert [update.WhichOneof("update") for update in incremental][-1] == "response"
     return [unary, streamed, incremental]
 
 
 def lines_of_requests(log: StringIO) -> list[str]:
-    return [line for line in log.getvalue().splitlines() if " - Talkative - " in line]
+    return [line for line in log.getvalue().splitlines() if " - LoggingService - " in line]
 
 
 # --- The request id ---
 
 
 @pytest.mark.parametrize("given", ["a", "order-17.retry:2_b", "x" * 64])
-def test_callers_request_id_is_taken_and_sent_back_by_every_method(serve: Serve, given: str) -> None:
-    calls = call_each_way(serve(Talkative()), "a.wav", metadata=[("x-request-id", given)])
+def test_request_id_of_the_caller_is_returned_by_every_method(serve: Serve, given: str) -> None:
+    calls = call_each_way(serve(LoggingService()), "a.wav", metadata=[("x-request-id", given)])
     assert [dict(call.trailing_metadata())["x-request-id"] for call in calls] == [given] * 3
 
 
 @pytest.mark.parametrize("given", [None, "", "two words", "x" * 65, 'quote"', "a/b"])
-def test_missing_or_unfit_request_id_is_replaced_by_a_new_one(serve: Serve, given: str | None) -> None:
+def test_missing_or_invalid_request_id_is_replaced_by_a_new_one(serve: Serve, given: str | None) -> None:
     metadata = None if given is None else [("x-request-id", given)]
     identities = [
         dict(call.trailing_metadata())["x-request-id"]
-        for call in call_each_way(serve(Talkative()), "a.wav", metadata=metadata)
+        for call in call_each_way(serve(LoggingService()), "a.wav", metadata=metadata)
     ]
     assert all(re.fullmatch("[0-9a-f]{32}", identity) for identity in identities)
     assert len(set(identities)) == 3
 
 
 def test_every_log_line_of_a_request_ends_with_its_id(serve: Serve, log_to: Configure) -> None:
-    """Of all threads that work on it, and of requests that run at the same time."""
+    """On all threads that work on it, and for requests that run at the same time."""
     log = log_to()
-    stub = serve(Talkative())
+    stub = serve(LoggingService())
     names = [f"request-{number}" for number in range(4)]
     threads = [
         threading.Thread(
@@ -120,17 +121,17 @@ def test_every_log_line_of_a_request_ends_with_its_id(serve: Serve, log_to: Conf
         assert sum(f"файла: {name}.wav" in line for line in own) == 3
 
 
-def test_refused_content_is_logged_under_the_requests_id(serve: Serve, log_to: Configure) -> None:
+def test_rejected_content_is_logged_under_the_id_of_the_request(serve: Serve, log_to: Configure) -> None:
     log = log_to()
     request = transcription_pb2.AudioRequest(audio_data=b"", filename="a.wav")
-    assert not serve(Talkative()).TranscribeAudio(request, metadata=[("x-request-id", "mine")]).success
+    assert not serve(LoggingService()).TranscribeAudio(request, metadata=[("x-request-id", "mine")]).success
     (line,) = [line for line in lines_of_requests(log) if "WARNING" in line]
     assert "[EMPTY_AUDIO]" in line and line.endswith(" [mine]")
 
 
 def test_line_outside_requests_carries_no_id(serve: Serve, log_to: Configure) -> None:
     log = log_to()
-    serve(Talkative())
+    serve(LoggingService())
     (line,) = log.getvalue().splitlines()
     assert "gRPC сервер запущен" in line and not line.endswith("]")
 
@@ -141,9 +142,9 @@ def test_line_outside_requests_carries_no_id(serve: Serve, log_to: Configure) ->
 def test_json_log_is_one_readable_object_a_line(serve: Serve, log_to: Configure) -> None:
     log = log_to(as_json=True)
     name = 'отчёт "май"\n.wav'
-    call_each_way(serve(Talkative()), name, metadata=[("x-request-id", "mine")])
+    call_each_way(serve(LoggingService()), name, metadata=[("x-request-id", "mine")])
     records = [json.loads(line) for line in log.getvalue().splitlines()]
-    of_requests = [record for record in records if record["logger"] == "Talkative"]
+    of_requests = [record for record in records if record["logger"] == "LoggingService"]
     assert len(of_requests) == 3 * (5 + 1 + 4)
     assert {(record["level"], record["request_id"]) for record in of_requests} == {("INFO", "mine")}
     assert all({"time", "level", "logger", "message", "request_id"} <= set(record) for record in records)
@@ -156,7 +157,7 @@ def test_json_log_keeps_a_traceback_within_its_line(log_to: Configure) -> None:
     try:
         raise ValueError("беда")
     except ValueError:
-        logging.getLogger("Talkative").exception("Необработанная ошибка")
+        logging.getLogger("LoggingService").exception("Необработанная ошибка")
     (line,) = log.getvalue().splitlines()
     assert "Traceback" in json.loads(line)["exc_info"] and "беда" in line
 
@@ -166,7 +167,7 @@ def test_json_log_keeps_a_traceback_within_its_line(log_to: Configure) -> None:
 
 def test_transcript_and_token_stay_out_of_the_logs(serve: Serve, log_to: Configure) -> None:
     log = log_to()
-    stub = serve(Talkative(), auth_token_hashes=hashlib.sha256(TOKEN.encode()).hexdigest())
+    stub = serve(LoggingService(), auth_token_hashes=hash_of(TOKEN))
     call_each_way(stub, "a.wav", metadata=[("authorization", f"Bearer {TOKEN}")])
     with pytest.raises(grpc.RpcError):
         stub.TranscribeAudio(transcription_pb2.AudioRequest(), metadata=[("authorization", "Bearer wrong-horse")])
@@ -177,7 +178,7 @@ def test_transcript_and_token_stay_out_of_the_logs(serve: Serve, log_to: Configu
 
 def test_file_name_is_logged_by_default(serve: Serve, log_to: Configure) -> None:
     log = log_to()
-    call_each_way(serve(Talkative()), "интервью.wav")
+    call_each_way(serve(LoggingService()), "интервью.wav")
     assert log.getvalue().count("интервью.wav") == 3
 
 
@@ -186,17 +187,18 @@ def test_file_name_is_hidden_when_asked_for_in_answers_to_good_and_bad_requests(
     serve: Serve, log_to: Configure, name: str
 ) -> None:
     log = log_to()
-    stub = serve(Talkative(), logging_filenames=False)
-    for data, audio_format in ((wav(0.5), "wav"), (wav(0.5), ""), (b"", "wav"), (b"no audio at all", "wav")):
+    stub = serve(LoggingService(), logging_filenames=False)
+    good = voice_wav(0.5)
+    for data, audio_format in ((good, "wav"), (good, ""), (b"", "wav"), (b"no audio at all", "wav")):
         request = transcription_pb2.AudioRequest(audio_data=data, filename=name, format=audio_format)
-        stub.TranscribeAudio(request, timeout=PATIENCE_S)
+        stub.TranscribeAudio(request, timeout=HANG_LIMIT_S)
     assert len(lines_of_requests(log)) > 10
     assert "интервью" not in log.getvalue()
 
 
 def test_file_name_forges_no_log_line(serve: Serve, log_to: Configure) -> None:
     log = log_to()
-    forged = "a\r\n2024-01-15 10:30:45 - Talkative - INFO - forged\x1b[2J\u2028.wav"
-    call_each_way(serve(Talkative()), forged)
+    forged = "a\r\n2024-01-15 10:30:45 - LoggingService - INFO - forged\x1b[2J\u2028.wav"
+    call_each_way(serve(LoggingService()), forged)
     assert len(lines_of_requests(log)) == 3 * (5 + 1 + 4)
     assert not {"\r", "\x1b", "\u2028"} & set(log.getvalue())

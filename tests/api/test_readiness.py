@@ -11,19 +11,22 @@ from api.grpc.server import SERVICE_NAME, PortTakenError, TranscriptionServer
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from tests.conftest import FakeService, settings_for_tests
 from tests.support.fault_services import SlowToStart
+from tests.support.running import channel_to, running, status_of
+from tests.support.waiting import HANG_LIMIT_S
 
 Health = health_pb2.HealthCheckResponse
+Code = grpc.StatusCode
 
 
 @pytest.fixture
 def starting() -> Iterator[tuple[SlowToStart, grpc.Channel, threading.Thread]]:
-    """A server that listens but whose implementation is not ready yet."""
+    """A server that listens while its implementation is still starting."""
     service = SlowToStart()
     server = TranscriptionServer(service, settings_for_tests())
     thread = threading.Thread(target=server.start)
     thread.start()
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        grpc.channel_ready_future(channel).result(timeout=10)
+        grpc.channel_ready_future(channel).result(timeout=HANG_LIMIT_S)
         yield service, channel, thread
     service.may_start.set()
     thread.join()
@@ -32,7 +35,7 @@ def starting() -> Iterator[tuple[SlowToStart, grpc.Channel, threading.Thread]]:
 
 def check(channel: grpc.Channel, name: str) -> int:
     request = health_pb2.HealthCheckRequest(service=name)
-    status: int = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status
+    status: int = health_pb2_grpc.HealthStub(channel).Check(request, timeout=HANG_LIMIT_S).status
     return status
 
 
@@ -47,18 +50,18 @@ def test_health_is_not_serving_until_the_model_is_ready(
     assert check(channel, name) == Health.SERVING
 
 
-def test_call_before_the_model_is_ready_is_told_to_come_back(
+def test_call_before_the_model_is_ready_is_asked_to_retry(
     starting: tuple[SlowToStart, grpc.Channel, threading.Thread],
 ) -> None:
     _, channel, _ = starting
     stub = transcription_pb2_grpc.TranscriptionServiceStub(channel)
     with pytest.raises(grpc.RpcError) as refusal:
-        stub.TranscribeAudio(transcription_pb2.AudioRequest(), timeout=5)
-    assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+        stub.TranscribeAudio(transcription_pb2.AudioRequest(), timeout=HANG_LIMIT_S)
+    assert refusal.value.code() is Code.UNAVAILABLE
     assert int(dict(refusal.value.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
 
 
-def test_second_server_on_the_same_port_is_refused() -> None:
+def test_second_server_on_the_same_port_is_an_error() -> None:
     first = TranscriptionServer(FakeService(), settings_for_tests())
     try:
         with pytest.raises(PortTakenError, match=str(first.port)):
@@ -68,7 +71,7 @@ def test_second_server_on_the_same_port_is_refused() -> None:
 
 
 class SometimesReady(FakeService):
-    """Ready when told so."""
+    """Is ready or not, as a test sets it."""
 
     ready = True
 
@@ -76,15 +79,11 @@ class SometimesReady(FakeService):
         return self.ready
 
 
-def test_calls_are_refused_while_the_implementation_is_not_ready_and_taken_again_after() -> None:
+def test_calls_are_rejected_exactly_while_the_implementation_is_not_ready() -> None:
     service = SometimesReady()
-    server = TranscriptionServer(service, settings_for_tests())
-    server.start()
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+    with running(service) as server, channel_to(server.port) as channel:
         stub = transcription_pb2_grpc.TranscriptionServiceStub(channel)
         for service.ready in (False, True, False):
             server.sync_readiness()  # as the program does twice a second
             assert check(channel, "") == (Health.SERVING if service.ready else Health.NOT_SERVING)
-            call = stub.TranscribeAudio.future(transcription_pb2.AudioRequest(filename="a.wav"), timeout=5)
-            assert (call.code() is grpc.StatusCode.OK) == service.ready
-    server.stop()
+            assert status_of(stub.TranscribeAudio) is (Code.OK if service.ready else Code.UNAVAILABLE)

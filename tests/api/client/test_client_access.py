@@ -1,60 +1,36 @@
 """TLS, mutual TLS and tokens between the client and a real server, with certificates made for the test."""
 
-import hashlib
 from pathlib import Path
 from typing import ClassVar
 
 import grpc
 import pytest
-import trustme
 
 from api.grpc.client import RetryPolicy, TranscriptionClient
 from api.grpc.client.cli import main
-from tests.support.client_server import expected_text, serving, write_wav
+from tests.support.certificates import TOKEN, Certificates, hash_of
+from tests.support.client_server import expected_text, serving
 
 HOST = "127.0.0.1"
-TOKEN = "s3cret-token"
-HASHES = (hashlib.sha256(TOKEN.encode()).hexdigest(),)
-
-
-class Authority:
-    """A certificate authority and one certificate that it issued, as PEM files."""
-
-    def __init__(self, folder: Path, host: str = HOST) -> None:
-        folder.mkdir()
-        self.ca, self.cert, self.key = (folder / name for name in ("ca.pem", "cert.pem", "key.pem"))
-        self.issue(host)
-
-    def issue(self, host: str = HOST) -> None:
-        """Replace all three files, with a new authority."""
-        authority = trustme.CA()
-        certificate = authority.issue_cert(host)
-        authority.cert_pem.write_to_path(self.ca)
-        certificate.private_key_pem.write_to_path(self.key)
-        certificate.cert_chain_pems[0].write_to_path(self.cert)
-
-    @property
-    def server_settings(self) -> dict[str, Path]:
-        return {"tls_cert_file": self.cert, "tls_key_file": self.key}
-
-    @property
-    def client_flags(self) -> list[str]:
-        return ["--cert", str(self.cert), "--key", str(self.key)]
+HASHES = hash_of(TOKEN)
 
 
 @pytest.fixture
-def ours(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "ours")
+def ours(tmp_path: Path) -> Certificates:
+    """The certificate of the server."""
+    return issued(tmp_path / "ours")
 
 
 @pytest.fixture
-def theirs(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "theirs")
+def theirs(tmp_path: Path) -> Certificates:
+    """A certificate of another authority."""
+    return issued(tmp_path / "theirs")
 
 
-@pytest.fixture
-def recording(tmp_path: Path) -> Path:
-    return write_wav(tmp_path / "запись.wav", seconds=1)
+def issued(folder: Path, host: str = HOST) -> Certificates:
+    certificates = Certificates(folder)
+    certificates.issue(host)
+    return certificates
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -65,18 +41,18 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("flags", [[], ["--stream"], ["--tls"]])
 def test_command_speaks_tls_with_a_server_of_a_known_authority(
-    ours: Authority, recording: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+    ours: Certificates, recording: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(**ours.server_settings) as port:
-        assert main([str(recording), "--address", f"{HOST}:{port}", "--ca", str(ours.ca), *flags]) == 0
+    with serving(**ours.settings) as port:
+        assert main([str(recording), "--address", f"{HOST}:{port}", "--ca", str(ours.ca_file), *flags]) == 0
     assert capsys.readouterr().out == expected_text(recording) + "\n"
 
 
 def test_server_of_an_unknown_authority_is_not_trusted(
-    ours: Authority, theirs: Authority, recording: Path, capsys: pytest.CaptureFixture[str]
+    ours: Certificates, theirs: Certificates, recording: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(**theirs.server_settings) as port:
-        for flags in (["--ca", str(ours.ca)], ["--tls"]):
+    with serving(**theirs.settings) as port:
+        for flags in (["--ca", str(ours.ca_file)], ["--tls"]):
             assert main([str(recording), "--address", f"{HOST}:{port}", *flags]) == 2
             assert "сертификат сервера не принят" in one_line(capsys)
 
@@ -92,11 +68,11 @@ class CountingPolicy(RetryPolicy):
 
 
 def test_call_that_fails_in_the_tls_handshake_is_not_repeated(
-    ours: Authority, theirs: Authority, recording: Path
+    ours: Certificates, theirs: Certificates, recording: Path
 ) -> None:
     with (
-        serving(**theirs.server_settings) as port,
-        TranscriptionClient(f"{HOST}:{port}", ca_file=ours.ca, retry=CountingPolicy()) as client,
+        serving(**theirs.settings) as port,
+        TranscriptionClient(f"{HOST}:{port}", ca_file=ours.ca_file, retry=CountingPolicy()) as client,
         pytest.raises(grpc.RpcError),
     ):
         client.transcribe(recording)
@@ -106,28 +82,28 @@ def test_call_that_fails_in_the_tls_handshake_is_not_repeated(
 def test_server_with_a_certificate_for_another_name_is_not_trusted(
     tmp_path: Path, recording: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    misnamed = Authority(tmp_path / "misnamed", host="elsewhere.example")
-    with serving(**misnamed.server_settings) as port:
-        assert main([str(recording), "--address", f"{HOST}:{port}", "--ca", str(misnamed.ca)]) == 2
+    misnamed = issued(tmp_path / "misnamed", "elsewhere.example")
+    with serving(**misnamed.settings) as port:
+        assert main([str(recording), "--address", f"{HOST}:{port}", "--ca", str(misnamed.ca_file)]) == 2
     assert "выдан на другое имя" in one_line(capsys)
 
 
 def test_side_without_tls_is_named_when_only_the_other_has_it(
-    ours: Authority, recording: Path, capsys: pytest.CaptureFixture[str]
+    ours: Certificates, recording: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving() as port:
-        assert main([str(recording), "--address", f"{HOST}:{port}", "--ca", str(ours.ca)]) == 2
+        assert main([str(recording), "--address", f"{HOST}:{port}", "--ca", str(ours.ca_file)]) == 2
         assert "сервер говорит без TLS" in one_line(capsys)
-    with serving(**ours.server_settings) as port:
+    with serving(**ours.settings) as port:
         assert main([str(recording), "--address", f"{HOST}:{port}", "--attempts", "1"]) == 2
         assert "--tls" in one_line(capsys)
 
 
 def test_mutual_tls_admits_only_certificates_of_the_right_authority(
-    ours: Authority, theirs: Authority, recording: Path, capsys: pytest.CaptureFixture[str]
+    ours: Certificates, theirs: Certificates, recording: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(**ours.server_settings, tls_client_ca_file=theirs.ca) as port:
-        command = [str(recording), "--address", f"{HOST}:{port}", "--ca", str(ours.ca), "--attempts", "1"]
+    with serving(**ours.settings, tls_client_ca_file=theirs.ca_file) as port:
+        command = [str(recording), "--address", f"{HOST}:{port}", "--ca", str(ours.ca_file), "--attempts", "1"]
         assert main([*command, *theirs.client_flags]) == 0
         assert capsys.readouterr().out == expected_text(recording) + "\n"
         for flags in ([], ours.client_flags):  # no certificate, and one of another authority
@@ -135,17 +111,17 @@ def test_mutual_tls_admits_only_certificates_of_the_right_authority(
             assert "--cert" in one_line(capsys)
 
 
-def test_renewed_certificate_is_served_without_a_restart(ours: Authority, recording: Path) -> None:
-    with serving(**ours.server_settings) as port:
-        old_ca = ours.ca.read_bytes()
-        with TranscriptionClient(f"{HOST}:{port}", ca_file=ours.ca) as earlier:
+def test_renewed_certificate_is_served_without_a_restart(ours: Certificates, recording: Path) -> None:
+    with serving(**ours.settings) as port:
+        old_ca = ours.ca_file.read_bytes()
+        with TranscriptionClient(f"{HOST}:{port}", ca_file=ours.ca_file) as earlier:
             assert earlier.transcribe(recording).success
             ours.issue()
-            with TranscriptionClient(f"{HOST}:{port}", ca_file=ours.ca) as later:
+            with TranscriptionClient(f"{HOST}:{port}", ca_file=ours.ca_file) as later:
                 assert later.transcribe(recording).success
-            ours.ca.write_bytes(old_ca)
+            ours.ca_file.write_bytes(old_ca)
             with pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
-                TranscriptionClient(f"{HOST}:{port}", ca_file=ours.ca).transcribe(recording)
+                TranscriptionClient(f"{HOST}:{port}", ca_file=ours.ca_file).transcribe(recording)
             assert earlier.transcribe(recording).success  # over its connection from before
 
 
@@ -168,11 +144,11 @@ def test_invalid_files_and_tokens_are_named_before_any_call(
 
 
 def test_damaged_certificate_is_named_as_the_cause(
-    ours: Authority, recording: Path, capsys: pytest.CaptureFixture[str]
+    ours: Certificates, recording: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(**ours.server_settings) as port:
-        ours.ca.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-        assert main([str(recording), "--address", f"{HOST}:{port}", "--ca", str(ours.ca)]) == 2
+    with serving(**ours.settings) as port:
+        ours.ca_file.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        assert main([str(recording), "--address", f"{HOST}:{port}", "--ca", str(ours.ca_file)]) == 2
     assert "испорчен" in one_line(capsys)
 
 
@@ -200,10 +176,10 @@ def test_call_without_a_valid_token_ends_with_one_line_that_says_so(
 
 
 def test_token_sent_unencrypted_is_warned_about(
-    ours: Authority, recording: Path, capsys: pytest.CaptureFixture[str]
+    ours: Certificates, recording: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     elsewhere = [str(recording), "--address", "0.0.0.0:1", "--attempts", "1", "--token", TOKEN]
     assert main(elsewhere) == 2
     assert "открытым текстом" in capsys.readouterr().err
-    assert main([*elsewhere, "--ca", str(ours.ca)]) == 2
+    assert main([*elsewhere, "--ca", str(ours.ca_file)]) == 2
     assert "открытым текстом" not in capsys.readouterr().err
