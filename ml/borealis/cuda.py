@@ -54,6 +54,10 @@ class GraphedDecoder:
         graph.replay()
         return tokens
 
+    def step_rows(self, rows: list[int], length: int) -> Tokens:
+        """See SlotDecoder; not captured."""
+        return self._decoder.step_rows(rows, length)
+
     def capture_all(self) -> None:
         """Capture every bucket, largest first so that the others share its memory."""
         lengths = range(self._decoder.capacity, self.prefill_length, -LENGTH_BUCKET)

@@ -99,25 +99,34 @@ class SlotDecoder:
         `length` is at least one more than the furthest of these rows' positions: keys beyond it are not read.
         Vacant rows are decoded as well, to no effect.
         """
-        positions = self.positions[:active].clamp(max=self.capacity - 1)  # (n,)
-        rows = self._rows[:active]
+        return self._decode(self._rows[:active], slice(active), length)
+
+    @torch.inference_mode()
+    def step_rows(self, rows: list[int], length: int) -> Tokens:
+        """The same for `rows` alone. It copies their keys and values, so it is for few rows."""
+        index = torch.tensor(rows, device=self._rows.device)
+        return self._decode(index, index, length)
+
+    def _decode(self, rows: torch.Tensor, select: slice | torch.Tensor, length: int) -> Tokens:
+        """One token for each of `rows` (n,); `select` is the same rows, as a slice where that spares a copy."""
+        positions = self.positions[select].clamp(max=self.capacity - 1)  # (n,)
         visible = (self._columns[:length] <= positions[:, None])[:, None, None]  # (n, 1, 1, length)
         cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]  # (n, 1, D)
-        x = functional.embedding(self.tokens[:active], self.embedding)  # (n, H)
+        x = functional.embedding(self.tokens[select], self.embedding)  # (n, H)
         for index, layer in enumerate(self.layers):
             query, key, value = self._project(layer, x, cos, sin)  # (n, heads, D), (n, kv_heads, D) twice
             self.keys[index, rows, :, positions] = key
             self.values[index, rows, :, positions] = value
             attended = functional.scaled_dot_product_attention(
                 query.unflatten(1, (self.kv_heads, -1)),  # query heads of one key head stand in for query positions
-                self.keys[index, :active, :, :length],
-                self.values[index, :active, :, :length],
+                self.keys[index, select, :, :length],
+                self.values[index, select, :, :length],
                 attn_mask=visible,
             )
             x = self._finish(layer, x, attended.flatten(1))
         tokens = self.sampler.sample(self._logits(x), rows, positions + 1 - self.prefill_length)
-        self.tokens[:active] = tokens.ids
-        self.positions[:active] += 1
+        self.tokens[select] = tokens.ids
+        self.positions[select] += 1
         return tokens
 
     @torch.inference_mode()

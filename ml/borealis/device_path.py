@@ -24,6 +24,9 @@ class Decoder(Protocol):
     def step(self, active: int, length: int) -> Tokens:
         """Decode one token for each of the first `active` rows; keys beyond `length` are not read."""
 
+    def step_rows(self, rows: list[int], length: int) -> Tokens:
+        """Decode one token for each of `rows`, and for no others; on a CPU."""
+
     def move(self, row: int, to: int) -> None:
         """Copy the state of `row` to `to`."""
 

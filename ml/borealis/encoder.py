@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -55,9 +54,10 @@ class CpuEncoder(nn.Module):
         if len(features) == 1:
             return self._embed(features[0])[None]
         threads = torch.get_num_threads()
-        each = max(1, threads // len(features))
+        each, left_over = divmod(threads, len(features))
+        shares = [max(1, each + (number < left_over)) for number in range(len(features))]
         try:
-            return torch.stack(list(self._workers.map(partial(self._embed_on, each), features)))
+            return torch.stack(list(self._workers.map(self._embed_on, shares, features)))
         finally:
             torch.set_num_threads(threads)
 

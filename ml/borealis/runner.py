@@ -17,10 +17,6 @@ from ml.engine.engine import QUEUE_CAPACITY, Engine
 from ml.interfaces import Waveform
 from ml.transcript import Completion, FinishReason
 
-# Decode steps before an encoder batch on a device that cannot do both at once, so that sequences in decoding advance.
-# With few steps the rows fill up, which makes a step cheap for each.
-STEPS_BETWEEN_BATCHES = {"cpu": 4, "cuda": 0}
-
 
 class Model(PathModel, Protocol):
     """What the runner needs of a model; BorealisModel is one."""
@@ -50,7 +46,7 @@ class BorealisRunner:
         device = model.device
         self.slots = slots
         self.encoder_batch = min(slots, ENCODER_BATCH[device.type] * model.encoder_workers)
-        self.steps_between_batches = STEPS_BETWEEN_BATCHES[device.type]
+        self.partial_steps = device.type == "cpu"  # a GPU would have to launch the kernels of such a step one by one
         self.max_chunk_samples = N_SAMPLES
         self.logger = logging.getLogger("BorealisModel")
         self.on_progress: Callable[[], None] = lambda: None
@@ -70,14 +66,17 @@ class BorealisRunner:
         tokens = self._decoder.prefill(rows, batch.wait(), seeds)
         self._readback.put(tokens, list(enumerate(sequences)))
 
-    def step(self, sequences: list[Sequence]) -> None:
-        """See ModelRunner. Vacant rows below the last one are computed as well."""
+    def step(self, sequences: list[Sequence], partial: bool) -> None:
+        """See ModelRunner. In a step of all, vacant rows below the last one are computed as well."""
         rows = [sequence.row or 0 for sequence in sequences]
         length = self._decoder.prefill_length + 1 + max(sequence.steps for sequence in sequences)
-        tokens = self._decoder.step(rows[-1] + 1, length)
+        if partial:
+            tokens, columns = self._decoder.step_rows(rows, length), list(range(len(rows)))
+        else:
+            tokens, columns = self._decoder.step(rows[-1] + 1, length), rows
         for sequence in sequences:
             sequence.steps += 1
-        self._readback.put(tokens, list(zip(rows, sequences, strict=True)))
+        self._readback.put(tokens, list(zip(columns, sequences, strict=True)))
 
     def read_finished(self) -> list[Sequence]:
         """See ModelRunner."""

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from ml.engine.request import Request
-from ml.engine.scheduler import EngineStats, Heartbeat, halve, log_failure
+from ml.engine.scheduler import Budget, EngineStats, Heartbeat, halve, log_failure
 from ml.interfaces import Waveform
 from ml.transcript import Completion
 
 SPARSE = 2  # compact once a step would cover so many times as many rows as sequences: a step costs by its rows
-LONGER = 8  # times as many steps between encoder batches, while nothing that waits is urgent
+DECODE_SHARE = 0.25  # least share of the time for decode steps, while there is anything to decode
+ENCODE_SHARE = 0.25  # the same for the encoder while a new recording's first chunk is in decoding: it goes first
+URGENT_STEPS = 3  # steps of urgent sequences alone, for each step of all
+MAX_SEEN = 4096  # recordings remembered
+MIN_SLOTS_TO_RESERVE = 8  # from here on one row is kept for new recordings
 
 
 @dataclass(eq=False)
@@ -21,6 +25,7 @@ class Sequence:
     """One admitted chunk. It has a row of the KV cache from its prefill on."""
 
     request: Request
+    urgent: bool = False  # decoded before the others
     row: int | None = None
     steps: int = 0  # decode steps started since the prefill
     tokens: list[int] = field(default_factory=list)  # as read back from the device
@@ -51,7 +56,7 @@ class ModelRunner(Protocol[B]):
 
     slots: int  # rows of the KV cache: sequences decoded side by side
     encoder_batch: int  # chunks encoded together, at most
-    steps_between_batches: int  # decode steps before another encoder batch, so that what is in decoding keeps moving
+    partial_steps: bool  # whether a step of a few sequences takes less time than one of all
     max_chunk_samples: int
     logger: logging.Logger
     fast_path_failed: bool  # a slower path serves than the device should have
@@ -63,8 +68,11 @@ class ModelRunner(Protocol[B]):
     def prefill(self, sequences: list[Sequence], rows: list[int], batch: B) -> None:
         """Fill `rows` of the KV cache from `batch`, in the order of `sequences`, and start decoding a first token."""
 
-    def step(self, sequences: list[Sequence]) -> None:
-        """Start decoding one more token for each of `sequences`: all that have a row, in the order of their rows."""
+    def step(self, sequences: list[Sequence], partial: bool) -> None:
+        """Start decoding one more token for each of `sequences`, given in the order of their rows.
+
+        They are all that have a row unless the step is `partial`.
+        """
 
     def read_finished(self) -> list[Sequence]:
         """Read the tokens that have arrived; return the sequences that they finish."""
@@ -97,7 +105,11 @@ class ContinuousScheduler(Generic[B]):
         runner.on_progress = self.heartbeat.beat
         self._sequences: list[Sequence] = []  # admitted and not finished, oldest first: all that is in flight
         self._encoding: tuple[list[Sequence], B] | None = None  # the youngest of them
-        self._steps = 0  # since the last encoder batch
+        self._seen: dict[Hashable, None] = {}  # recordings admitted lately
+        self._new_went_first = False  # the last batch was of new recordings alone: the others are next
+        self._batch_s = 0.0  # what the last encoder batch took, its prefill included
+        self._decoded_s = 0.0  # decode steps since then
+        self._urgent_steps = 0  # since the last step of all
 
     @property
     def in_flight(self) -> list[Request]:
@@ -109,23 +121,24 @@ class ContinuousScheduler(Generic[B]):
         """See Scheduler: sequences in decoding."""
         return len(self._decoding())
 
-    def admission_budget(self, waiting: AbstractSet[Hashable]) -> int:
-        """See Scheduler. New recordings go without the chunks of those that have some in flight already."""
+    def admission_budget(self, waiting: AbstractSet[Hashable]) -> Budget:
+        """See Scheduler. New recordings go first and by themselves, at most every other time."""
         admitted = {sequence.request.recording_id for sequence in self._sequences}
-        decoding = self.running
-        if self._encoding or (decoding and self._steps < self._steps_wanted(waiting, admitted)):
-            return 0
         new_recordings = waiting - admitted
-        is_mixed = bool(new_recordings) and new_recordings != waiting
-        priority_count = len(new_recordings) if is_mixed else self._runner.encoder_batch
-        return min(priority_count, self._runner.encoder_batch, self._runner.slots - decoding)
+        decoding = self._decoding()
+        if self._encoding or (decoding and self._decoded_s < self._decode_s_wanted(decoding, new_recordings)):
+            return Budget(0)
+        vacant = self._runner.slots - len(decoding)
+        if new_recordings and new_recordings != waiting and not self._new_went_first:
+            return Budget(min(len(new_recordings), self._runner.encoder_batch, vacant), new_recordings)
+        reserved = 0 if new_recordings else int(self._runner.slots >= MIN_SLOTS_TO_RESERVE)
+        return Budget(min(self._runner.encoder_batch, max(vacant - reserved, 0)))
 
     def admit(self, requests: list[Request]) -> None:
         """See Scheduler: start encoding."""
         started_s = time.perf_counter()
-        sequences = [Sequence(request) for request in requests]
-        self._sequences += sequences
-        self._steps = 0
+        sequences = self._append(requests)
+        self._batch_s = self._decoded_s = 0.0
         self.stats.groups += 1
         self.stats.waited_s += sum(started_s - request.submitted_s for request in requests)
         try:
@@ -155,15 +168,34 @@ class ContinuousScheduler(Generic[B]):
         sequences, self._sequences = self._sequences, []
         return [sequence.request for sequence in sequences]
 
-    def _steps_wanted(self, waiting: AbstractSet[Hashable], admitted: AbstractSet[Hashable]) -> int:
-        """Steps before the next encoder batch.
+    def _append(self, requests: list[Request]) -> list[Sequence]:
+        """Make sequences of `requests`.
 
-        None while all recordings in flight have more to encode, for no text is late by it. Many while the batch would
-        only delay a recording whose last chunks are in flight: a clip beside a long file.
+        Urgent is a recording's first chunk of all, and one that has none in flight while other recordings have.
         """
-        if not waiting <= admitted:
-            return self._runner.steps_between_batches
-        return 0 if waiting == admitted else self._runner.steps_between_batches * LONGER
+        admitted = {sequence.request.recording_id for sequence in self._sequences}
+        self._new_went_first = bool(admitted) and not any(request.recording_id in admitted for request in requests)
+        sequences = []
+        for request in requests:
+            recording_id = request.recording_id
+            urgent = recording_id not in self._seen or (recording_id not in admitted and bool(admitted))
+            sequences.append(Sequence(request, urgent))
+            admitted.add(recording_id)
+            self._seen[recording_id] = None
+        while len(self._seen) > MAX_SEEN:
+            del self._seen[next(iter(self._seen))]
+        self._sequences += sequences
+        return sequences
+
+    def _decode_s_wanted(self, decoding: list[Sequence], new_recordings: AbstractSet[Hashable]) -> float:
+        """Seconds of decode steps before the next encoder batch.
+
+        More of them while that batch would only delay an urgent sequence: a clip beside a long file, or the first
+        segment of a file.
+        """
+        if not new_recordings and any(sequence.urgent for sequence in decoding):
+            return self._batch_s * (1 - ENCODE_SHARE) / ENCODE_SHARE
+        return self._batch_s * DECODE_SHARE / (1 - DECODE_SHARE)
 
     def _decoding(self) -> list[Sequence]:
         """Sequences that have a row, in the order of their rows."""
@@ -172,7 +204,9 @@ class ContinuousScheduler(Generic[B]):
     def _encode(self, sequences: list[Sequence]) -> B:
         started_s = time.perf_counter()
         batch = self._runner.encode([sequence.request.waveform for sequence in sequences])
-        self.stats.encode_s += time.perf_counter() - started_s
+        duration_s = time.perf_counter() - started_s
+        self.stats.encode_s += duration_s
+        self._batch_s += duration_s
         self.heartbeat.beat()
         return batch
 
@@ -183,24 +217,38 @@ class ContinuousScheduler(Generic[B]):
         self._runner.prefill(sequences, rows, batch)
         for sequence, row in zip(sequences, rows, strict=True):  # only after the prefill: without a row it is retried
             sequence.row = row
-        self.stats.prefill_s += time.perf_counter() - started_s
+        duration_s = time.perf_counter() - started_s
+        self.stats.prefill_s += duration_s
+        self._batch_s += duration_s
         self.heartbeat.beat()
 
     def _step(self) -> None:
         started_s = time.perf_counter()
         self._compact()
-        sequences = self._decoding()
-        self._steps += 1
+        decoding = self._decoding()
+        sequences = self._choose(decoding)
         self.stats.steps += 1
         self.stats.stepped_rows += len(sequences)
-        self._runner.step(sequences)
+        self._runner.step(sequences, partial=len(sequences) < len(decoding))
         finished = self._runner.read_finished()
-        self.stats.step_s += time.perf_counter() - started_s
+        duration_s = time.perf_counter() - started_s
+        self.stats.step_s += duration_s
+        self._decoded_s += duration_s
         self.heartbeat.beat()
         self._finish(finished)
         self._evict_cancelled()
         if not self._decoding():
             self._runner.clear()  # steps still under way hold on to sequences that have finished
+
+    def _choose(self, sequences: list[Sequence]) -> list[Sequence]:
+        """The sequences of the next step: most of the time the urgent ones alone, where they are few."""
+        urgent = [sequence for sequence in sequences if sequence.urgent]
+        is_worth_it = self._runner.partial_steps and 0 < SPARSE * len(urgent) <= len(sequences)
+        if is_worth_it and self._urgent_steps < URGENT_STEPS:
+            self._urgent_steps += 1
+            return urgent
+        self._urgent_steps = 0
+        return sequences
 
     def _compact(self) -> None:
         """Move the last rows to the front once most rows of a step would be vacant."""

@@ -142,7 +142,7 @@ class Engine:
         if is_idle:
             scheduler.heartbeat.pause()
         budget = scheduler.admission_budget(self._queue.recording_ids())
-        requests = self._queue.take(budget, wait=is_idle) if budget else []
+        requests = self._queue.take(budget.chunks, is_idle, budget.recordings) if budget.chunks else []
         if requests:
             scheduler.heartbeat.beat()
             scheduler.admit(requests)

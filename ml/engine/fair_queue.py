@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Hashable
+from collections.abc import Set as AbstractSet
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -49,14 +50,14 @@ class FairQueue(Generic[T]):
             self._changed.notify_all()
             return True
 
-    def take(self, limit: int, wait: bool) -> list[T]:
-        """Up to `limit` items. With `wait`, at least one, or none once the queue is closed."""
+    def take(self, limit: int, wait: bool, only: AbstractSet[Hashable] | None = None) -> list[T]:
+        """Up to `limit` items, of the recordings `only` if given. With `wait`, at least one unless it is closed."""
         with self._changed:
             if wait:
                 self._changed.wait_for(lambda: self._closed or self._lines)
             taken: list[T] = []
-            while self._lines and len(taken) < limit:
-                taken.append(self._take_one())
+            while len(taken) < limit and (found := self._next(only)) is not None:
+                taken.append(self._take_from(found[0]))
             if taken:
                 self._changed.notify_all()
             return taken
@@ -88,8 +89,12 @@ class FairQueue(Generic[T]):
             self._lines.move_to_end(self._just_served)
         self._can_overtake = False
 
-    def _take_one(self) -> T:
-        recording_id, line = self._lines.popitem(last=False)
+    def _next(self, only: AbstractSet[Hashable] | None) -> tuple[Hashable] | None:
+        """The recording to serve next, in a tuple, since None may name one."""
+        return next(((each,) for each in self._lines if only is None or each in only), None)
+
+    def _take_from(self, recording_id: Hashable) -> T:
+        line = self._lines.pop(recording_id)
         item = line.popleft()
         self._can_overtake = bool(line)
         if line:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Protocol
 
 from ml.engine.request import Request
-from ml.engine.scheduler import EngineStats, Heartbeat, log_failure, run_isolated
+from ml.engine.scheduler import Budget, EngineStats, Heartbeat, log_failure, run_isolated
 from ml.transcript import Completion
 
 POLL_S = 0.01  # how soon a new request is admitted while a worker is free and another is busy
@@ -66,9 +66,9 @@ class MicroBatchScheduler:
         with self._changed:
             return min((start_s for start_s, _ in self._batches.values()), default=None)
 
-    def admission_budget(self, waiting: AbstractSet[Hashable]) -> int:
+    def admission_budget(self, waiting: AbstractSet[Hashable]) -> Budget:
         """See Scheduler: a full batch for each free worker."""
-        return self._free_workers * self._model.batch_size
+        return Budget(self._free_workers * self._model.batch_size)
 
     def admit(self, requests: list[Request]) -> None:
         """See Scheduler."""

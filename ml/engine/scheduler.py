@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Hashable
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from ml.engine.request import Request
 
@@ -52,6 +52,13 @@ class Heartbeat:
         return 0.0 if last_s is None else time.monotonic() - last_s
 
 
+class Budget(NamedTuple):
+    """What may be admitted."""
+
+    chunks: int
+    recordings: AbstractSet[Hashable] | None = None  # of these recordings alone; None for all
+
+
 class Scheduler(Protocol):
     """Decides what the device does next and does it. Only the engine's thread calls it, unless noted."""
 
@@ -68,8 +75,8 @@ class Scheduler(Protocol):
     def running(self) -> int:
         """Number of chunks that the model works on at this moment. For any thread."""
 
-    def admission_budget(self, waiting: AbstractSet[Hashable]) -> int:
-        """How many chunks may be admitted now, where those that wait are of the recordings `waiting`."""
+    def admission_budget(self, waiting: AbstractSet[Hashable]) -> Budget:
+        """What may be admitted now, where the chunks that wait are of the recordings `waiting`."""
 
     def admit(self, requests: list[Request]) -> None:
         """Start work on `requests`, at most `admission_budget`."""

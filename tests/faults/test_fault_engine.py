@@ -10,6 +10,7 @@ import pytest
 from api.grpc.transcription_server import EXIT_UNHEALTHY
 from ml.borealis import load, runner
 from ml.borealis.runner import make_engine
+from ml.engine import continuous
 from ml.engine.engine import Engine
 from services.transcription.implementations import BorealisTranscriptionService
 from tests.faults.conftest import StartServer
@@ -30,7 +31,8 @@ def model() -> ScriptedModel:
 @pytest.fixture
 def server(start_server: StartServer, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch) -> ServerHarness:
     """The real implementation and engine around a fake model, which encodes up to five chunks together."""
-    monkeypatch.setitem(runner.STEPS_BETWEEN_BATCHES, "cpu", 0)
+    monkeypatch.setattr(continuous, "DECODE_SHARE", 0.0)
+    monkeypatch.setattr(continuous, "ENCODE_SHARE", 1.0)
     monkeypatch.setattr(runner, "ENCODER_BATCH", {"cpu": 5})
 
     def load_engine(options: object) -> Engine:

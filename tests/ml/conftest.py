@@ -11,6 +11,7 @@ from ml.borealis.checkpoint import Checkpoint, prepare_checkpoint
 from ml.borealis.config import GenerationOptions
 from ml.borealis.device_path import Decoder, DevicePath, PathModel
 from ml.borealis.model import BorealisModel
+from ml.engine import continuous
 from tests.support.checkpoints import HandMade, build_hand_made, save_upstream
 from tests.support.fake_models import FakeModel, LateEncoder, LateReadback
 from tests.support.reference import Alone, decode_alone
@@ -50,8 +51,10 @@ def fake() -> FakeModel:
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An encoder batch may start before every step, as on CUDA; it is one chunk, as on the CPU."""
-    monkeypatch.setitem(runner_module.STEPS_BETWEEN_BATCHES, "cpu", 0)
+    """An encoder batch may start before every step, which is of all, as on CUDA; it is one chunk, as on the CPU."""
+    monkeypatch.setattr(continuous, "URGENT_STEPS", 0)
+    monkeypatch.setattr(continuous, "DECODE_SHARE", 0.0)
+    monkeypatch.setattr(continuous, "ENCODE_SHARE", 1.0)
 
 
 @pytest.fixture

@@ -62,13 +62,17 @@ class FakeDecoder:
         pass
 
     def step(self, active: int, length: int) -> Tokens:
-        numbers = [left[0] // FACTOR if left != [END] else END for left in self._left[:active] if left]
+        return self.step_rows(list(range(active)), length)
+
+    def step_rows(self, rows: list[int], length: int) -> Tokens:
+        texts = [self._left[row] for row in rows]
+        numbers = [left[0] // FACTOR if left != [END] else END for left in texts if left]
         try:
             self._model.enter("step", numbers)
         except Exception:
             self._left = [[] for _ in self._left]
             raise
-        return certain([left.pop(0) if left else END for left in self._left[:active]])
+        return certain([left.pop(0) if left else END for left in texts])
 
 
 class FakeModel:

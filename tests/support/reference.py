@@ -133,7 +133,13 @@ def come_and_go(decoder: Decoder, alone: Alone, dice: random.Random, slots: int)
         elif chunk_in:
             furthest = decoder.prefill_length + max(len(said[row]) for row in chunk_in)
             longer = dice.choice([0, 0, 5, 1000])  # a bucket may be longer than any row needs
-            for row, token in enumerate(decoder.step(max(chunk_in) + 1, furthest + longer).ids.tolist()):
+            if dice.random() < 0.3:
+                rows = sorted(dice.sample(list(chunk_in), dice.randint(1, len(chunk_in))))
+                tokens = decoder.step_rows(rows, furthest + longer)
+            else:
+                rows = list(range(max(chunk_in) + 1))
+                tokens = decoder.step(len(rows), furthest + longer)
+            for row, token in zip(rows, tokens.ids.tolist(), strict=False):  # more rows where they are a bucket's
                 if row in chunk_in:
                     said[row].append(token)
         for row, index in list(chunk_in.items()):

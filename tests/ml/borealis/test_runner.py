@@ -12,6 +12,7 @@ from ml.borealis.device_path import DevicePath
 from ml.borealis.runner import BorealisRunner
 from ml.borealis.sampler import Tokens
 from ml.borealis.transfer import Arrived, HostEncoder, HostReadback
+from ml.engine import continuous
 from ml.engine.continuous import ContinuousScheduler
 from ml.engine.request import Request
 from tests.support.fake_models import LateReadback, certain
@@ -28,6 +29,7 @@ class ScriptedDecoder:
         self._texts = texts
         self._rows: dict[int, list[int]] = {}
         self.released: list[int] = []
+        self.partial_steps: list[list[int]] = []
         self.prefills: list[list[int]] = []
         self.steps: list[tuple[int, int]] = []  # active rows and length
 
@@ -45,6 +47,10 @@ class ScriptedDecoder:
     def step(self, active: int, length: int) -> Tokens:
         self.steps.append((active, length))
         return certain([self._next(row) for row in range(active)])
+
+    def step_rows(self, rows: list[int], length: int) -> Tokens:
+        self.partial_steps.append(rows)
+        return certain([self._next(row) for row in rows])
 
     def _next(self, row: int) -> int:
         left = self._rows.setdefault(row, [END])
@@ -86,14 +92,15 @@ class Bench:
         self.scheduler = ContinuousScheduler(BorealisRunner(self.model, slots))
         self.requests: dict[str, Request] = {}
 
-    def admit(self, names: str) -> None:
+    def admit(self, names: str, recording: str = "") -> None:
         """Encode and prefill these chunks, and decode a second token for every sequence."""
-        self.start(names)
+        self.start(names, recording)
         self.step()
 
-    def start(self, names: str) -> None:
+    def start(self, names: str, recording: str = "") -> None:
+        """Encode these chunks, each of a recording of its own or all of `recording`."""
         chunks = [np.array([self.model.names.index(name)], np.float32) for name in names]
-        requests = [Request(chunk, name, 0.0) for name, chunk in zip(names, chunks, strict=True)]
+        requests = [Request(chunk, recording or name, 0.0) for name, chunk in zip(names, chunks, strict=True)]
         self.requests |= dict(zip(names, requests, strict=True))
         self.scheduler.admit(requests)
 
@@ -178,6 +185,18 @@ def test_a_text_is_as_long_as_the_limit_at_most_and_an_end_at_the_limit_is_one()
     assert [(each.text, each.finish_reason.value) for each in found] == [
         ("1 1 1", "length"), ("2 2", "stop"), ("3 3 3", "length"),
     ]  # fmt: skip
+
+
+def test_urgent_sequences_are_stepped_by_themselves_three_times_out_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuous, "URGENT_STEPS", 3)
+    bench = Bench(8, a=[1, 2, 3, 4, 5, 6, END], b=[7, 8, END], c=[9, END], d=[5, 6, 7, 8, END])
+    bench.admit("abc", "file")
+    bench.step(2)
+    assert bench.decoder.partial_steps == [[0]] * 3
+    bench.admit("d", "clip")
+    assert bench.decoder.steps == [(4, 104)]
+    bench.step(20)
+    assert [bench.text(name) for name in "abcd"] == ["1 2 3 4 5 6", "7 8", "9", "5 6 7 8"]
 
 
 def test_any_of_the_ends_ends_a_text() -> None:

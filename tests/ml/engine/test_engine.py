@@ -76,39 +76,6 @@ def test_a_finished_chunk_leaves_at_once_and_the_next_takes_its_slot(fake: FakeM
     assert engine.stats.snapshot()["stepped_rows"] == 1 + 3 + 9 + 1 + 2  # no step for a finished sequence
 
 
-def steps_between_encodings(fake: FakeModel) -> list[int]:
-    """Steps before the first encoding, between the first and the second, and so on to those after the last."""
-    stages = [stage for stage, _ in fake.log if stage != "decode"]
-    return [len(steps) for steps in "".join(stage[0] for stage in stages).split("ep")]
-
-
-def test_sequences_in_decoding_advance_between_encoder_batches_on_the_cpu(fake: FakeModel) -> None:
-    with busy_engine(fake, slots=8) as engine:
-        futures = [engine.submit(chunk(number, 39), recording_id=number) for number in range(1, 5)]
-        fake.gate.set()
-        assert texts_of(futures) == [text(number, 39) for number in range(1, 5)]
-    assert steps_between_encodings(fake) == [0, 1, 4, 4, 4, 39]
-
-
-def test_recordings_that_have_more_to_encode_fill_the_rows_first_on_the_cpu(fake: FakeModel) -> None:
-    with busy_engine(fake, slots=8) as engine:
-        futures = [engine.submit(chunk(number, 39), recording_id=number % 2) for number in range(1, 7)]
-        fake.gate.set()
-        assert texts_of(futures) == [text(number, 39) for number in range(1, 7)]
-    # Two new recordings; three chunks that delay no text; one that delays a recording with no more to encode.
-    assert steps_between_encodings(fake) == [0, 1, 4, 1, 1, 1, 32, 39]
-
-
-def test_a_clip_is_not_kept_waiting_by_a_file_that_has_chunks_in_flight(fake: FakeModel) -> None:
-    with busy_engine(fake, slots=8) as engine:
-        futures = [engine.submit(chunk(number, 39), recording_id="a file") for number in range(1, 5)]
-        futures.append(engine.submit(chunk(20, 20), recording_id="a clip"))
-        fake.gate.set()
-        assert texts_of(futures) == [*(text(number, 39) for number in range(1, 5)), text(20, 20)]
-    assert fake.calls("encode") == [[0], [1], [20], [2], [3], [4]]
-    assert steps_between_encodings(fake)[:5] == [0, 1, 4, 20, 1]  # the clip, once admitted, is finished first
-
-
 def test_a_new_recording_is_encoded_without_the_chunks_of_a_file_that_has_some_in_flight(
     fake: FakeModel, in_batches: None
 ) -> None:
@@ -121,18 +88,6 @@ def test_a_new_recording_is_encoded_without_the_chunks_of_a_file_that_has_some_i
     batches = fake.calls("encode")
     assert [99] in batches
     assert max(map(len, batches)) == 5
-
-
-def test_another_clip_does_not_wait_until_the_first_is_finished(fake: FakeModel) -> None:
-    with busy_engine(fake, slots=8) as engine:
-        futures = [engine.submit(chunk(number, 39), recording_id="a file") for number in range(1, 5)]
-        futures.append(engine.submit(chunk(20, 30), recording_id="a clip"))
-        fake.at_step[12] = lambda: futures.append(engine.submit(chunk(21, 30), recording_id="another clip"))
-        fake.gate.set()
-        texts_of(futures[:5])
-        assert futures[5].result(HANG_LIMIT_S).text == text(21, 30)
-    assert fake.calls("encode") == [[0], [1], [20], [2], [21], [3], [4]]  # in turn
-    assert steps_between_encodings(fake)[3:5] == [7, 4]
 
 
 def test_a_text_is_cut_at_the_limit_of_tokens(fake: FakeModel, device_pace: str) -> None:

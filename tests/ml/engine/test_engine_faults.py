@@ -77,7 +77,7 @@ def test_a_batch_still_being_encoded_survives_a_step_that_fails(
 
 def test_a_batch_too_large_for_the_memory_is_halved_until_it_fits(fake: FakeModel, in_batches: None) -> None:
     fake.largest_batch = 2
-    with busy_engine(fake, slots=8) as engine:
+    with busy_engine(fake, slots=16) as engine:
         futures = [engine.submit(chunk(number)) for number in range(1, 9)]
         fake.gate.set()
         assert texts_of(futures) == [text(number) for number in range(1, 9)]
