@@ -23,6 +23,7 @@ SERVICE_NAME = transcription_pb2.DESCRIPTOR.services_by_name["TranscriptionServi
 FAILURE_GRACE_S = 2.0  # for the answers of calls in flight after the implementation failed
 LAST_ANSWERS_S = 1.0  # for answers already being sent; open health Watch calls keep a stopping server that long
 PEER_TIMEOUT_S = 3.0  # for a health check or reflection request to arrive, or its answer to be read
+MIN_PING_INTERVAL_S = 5.0  # clients may send keepalive pings every 10 s: half of that, because networks delay some
 LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 RPC_HEADROOM = 1000  # concurrent calls other than transcriptions: health checks, rejections
 
@@ -159,5 +160,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),  # with 1, a second server would silently share the port
         ("grpc.max_connection_age_ms", int(settings.connection_max_age_s * 1000)),
         ("grpc.max_connection_age_grace_ms", int(settings.connection_grace_s * 1000)),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(MIN_PING_INTERVAL_S * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),  # pings between calls, too
         ("grpc.enable_channelz", int(settings.server_channelz)),
     ]
