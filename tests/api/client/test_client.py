@@ -5,6 +5,7 @@ import math
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,12 +127,19 @@ def test_timeout_ends_the_call_and_the_work_on_the_server(address: str, service:
     assert service.saw_cancellation.wait(HANG_LIMIT_S)
 
 
+def functions_of_main_thread() -> set[str]:
+    """The names of the functions that the main thread is in."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    return {entry.name for entry in traceback.extract_stack(frame, limit=None)}
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_interrupted_call_is_cancelled_although_the_connection_stays_open(
     address: str, service: FakeService, recording: Path, stream: bool
 ) -> None:
     def interrupt() -> None:
         assert service.asked.wait(HANG_LIMIT_S)
+        wait_until(lambda: "result" in functions_of_main_thread())  # it waits for the response
         _thread.interrupt_main()
 
     service.may_answer.clear()
