@@ -1,4 +1,4 @@
-# make demo: hear the service work.   make test: the tests.   make check: everything a change must pass.
+# make demo: see the service work; make demo FILE=recording.mp3: on a recording.   make test: the tests.   make check: everything a change must pass.
 # make test-ray: the tests with a Ray cluster, one after the other; installs requirements-ray.txt.
 # make test-slow: the tests that take longer.   make soak: 10,000 mixed requests.   make benchmark: docs/performance.md.
 PYTHON ?= python3
@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 .PHONY: demo test check lint test-slow test-ray soak benchmark
 demo: .venv/installed
-	$(BIN)/python -m tests.demo
+	$(BIN)/python -m tests.demo $(if $(FILE),"$(FILE)")
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -35,7 +35,7 @@ lint: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
 	touch $@
 
-.venv/installed: requirements.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-whisper.txt requirements-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt

@@ -1,5 +1,5 @@
 @echo off
-rem Hear the service work: the twin of "make demo" for Windows.
+rem See the service work, on a recording too (demo.bat recording.mp3): the twin of "make demo" for Windows.
 setlocal
 cd /d "%~dp0"
 chcp 65001 >nul
@@ -16,5 +16,5 @@ if not exist .venv\Scripts\python.exe (
 )
 .venv\Scripts\python.exe -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 if errorlevel 1 exit /b 1
-.venv\Scripts\python.exe -m tests.demo
+.venv\Scripts\python.exe -m tests.demo %*
 exit /b %errorlevel%
