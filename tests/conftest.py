@@ -110,10 +110,10 @@ def cluster() -> Iterator[Any]:
 
 def _await_sole_model() -> None:
     """Replicas that another test has left may answer beside the new ones for a while."""
-    from ml.cluster import deployment
+    from ml.cluster.deployment import Application
 
-    replicas = deployment.handle()
-    wait_until_equal(lambda: len({pulse.version for pulse in deployment.pulses(replicas)}), 1, limit_s=300)
+    application = Application()
+    wait_until_equal(lambda: len({status.version for status in application.statuses()}), 1, limit_s=300)
 
 
 @contextmanager

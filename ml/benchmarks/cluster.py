@@ -15,10 +15,10 @@ from ml.audio.splitter import Chunk
 from ml.benchmarks.lines import Line, Run, to_line
 from ml.benchmarks.load import Answers
 from ml.benchmarks.meter import Meter
-from ml.cluster import deployment
-from ml.cluster.client import PROJECT, ClusterOptions, joined
-from ml.cluster.deployment import Scale
+from ml.cluster.client import ClusterOptions, connect, disconnect, open_client
+from ml.cluster.deployment import POLL_S, Application, Scale
 from ml.cluster.replica import ReplicaSpec
+from ml.errors import ClusterUnavailableError
 from ml.interfaces import SAMPLE_RATE, Engine, RecognitionOptions, Waveform
 from ml.pipeline.recogniser import recognise_with
 from ml.transcript import Completion
@@ -34,7 +34,7 @@ START_TIMEOUT_S = 300.0
 class Sleeper:
     """An engine of `SLOTS` chunks that sleeps `takes_s` over each, and costs no processor time. Close it."""
 
-    is_alive, busy_without_progress_s = True, 0.0
+    is_alive, busy_without_progress_s, queued_audio_s = True, 0.0, 0.0
 
     def __init__(self, takes_s: float) -> None:
         self._takes_s = takes_s
@@ -52,6 +52,9 @@ class Sleeper:
     def gauges(self) -> dict[str, float]:
         """Nothing is counted."""
         return {}
+
+    def abort_all(self) -> None:
+        """Nothing hangs here."""
 
     def close(self) -> None:
         """End the threads once all chunks are answered."""
@@ -77,7 +80,7 @@ def measure_cluster(chunks: int, calls: int, on_answer: Callable[[], object]) ->
     Single chunks take turns, so that whatever else the machine does meets both. Raises ClusterUnavailableError where
     no Ray can be started.
     """
-    is_new = deployment.connect("", str(PROJECT))
+    is_new = connect("")
     try:
         with closing(Sleeper(SINGLE_S)) as local, _replicas(1, SINGLE_S) as remote:
             lines = _one_by_one([Contender("engine", 1, local), remote], calls, on_answer)
@@ -89,19 +92,19 @@ def measure_cluster(chunks: int, calls: int, on_answer: Callable[[], object]) ->
         return [*lines[:-1], replace(lines[-1], extra={"times_one_replica": lines[-1].rtfx / lines[-2].rtfx})]
     finally:
         if is_new:
-            deployment.disconnect()
+            disconnect()
 
 
 @contextmanager
 def _replicas(count: int, takes_s: float) -> Iterator[Contender]:
     spec = ReplicaSpec(partial(Sleeper, takes_s), ("sleeper", ""), f"{count} {takes_s}", 120.0)
     scale = Scale(replicas=count, cpus=REPLICA_CPUS, max_ongoing=2 * SLOTS)
-    with joined(ClusterOptions(scale=scale, start_timeout_s=START_TIMEOUT_S), spec) as client:
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        while {status.version for status in deployment.pulses(deployment.handle())} != {spec.version} or (
-            client.watch.ready != count and time.monotonic() < deadline_s
-        ):
-            time.sleep(deployment.STATUS_POLL_S)
+    with open_client(ClusterOptions(scale=scale, start_timeout_s=START_TIMEOUT_S), spec) as client:
+        application, deadline_s = Application(), time.monotonic() + START_TIMEOUT_S
+        while [status.version for status in application.statuses()] != count * [spec.version]:
+            if time.monotonic() > deadline_s:
+                raise ClusterUnavailableError(f"На кластере Ray не стало реплик: {count}")
+            time.sleep(POLL_S)
         yield Contender("ray", count, client.engine)
 
 

@@ -45,16 +45,20 @@ class Meter:
         with suppress(OSError, AttributeError):  # not Linux, or another C library
             ctypes.CDLL("libc.so.6").malloc_trim(0)
             (_PROC / "self" / "clear_refs").write_text("5")  # proc(5): resets VmHWM
-        self._busy_s, self._cpu_s, self._started_s = _busy_s(), sum(os.times()[:4]), time.perf_counter()
+        self._busy_s, self._cpu_s, self._started_s = _busy_s(), _cpu_s(), time.perf_counter()
 
     def read(self) -> Usage:
         """What has been taken so far."""
         elapsed_s = time.perf_counter() - self._started_s
-        cpu_s = sum(os.times()[:4]) - self._cpu_s
+        cpu_s = _cpu_s() - self._cpu_s
         others = (_busy_s() - self._busy_s - cpu_s) / (elapsed_s * (os.cpu_count() or 1))
         on_cuda = self._device.type == "cuda"
         peak_bytes = torch.cuda.max_memory_allocated(self._device) if on_cuda else _peak_resident_bytes()
         return Usage(elapsed_s, cpu_s, max(0.0, others), peak_bytes)
+
+
+def _cpu_s() -> float:
+    return time.process_time() + sum(os.times()[2:4])  # ended children in ticks of 10 ms
 
 
 def _peak_resident_bytes() -> int:

@@ -1,7 +1,4 @@
-"""The model on many machines: replicas on a Ray cluster, and the engine that sends them chunks.
+"""The model on several machines: replicas on a Ray cluster, and the engine that sends them chunks.
 
-Importing this package needs nothing of Ray; its modules do, but for `pulse` and `figures`.
+Every module but `messages` needs Ray (requirements-ray.txt).
 """
-
-NAMES = ("borealis", "replica")  # of the application on the cluster, and of its deployment
-FRONT_FIGURES = ("cluster_replicas", "cluster_chunks", "cluster_retries")  # beside those of the engine

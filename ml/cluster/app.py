@@ -1,33 +1,36 @@
 """What a Serve configuration file names as `import_path`: the application, built of the file's `args`."""
 
-import hashlib
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray import serve
 
-from ml.borealis.config import GenerationOptions
-from ml.borealis.load import ModelOptions, load_engine
-from ml.cluster.client import ClusterOptions
-from ml.cluster.deployment import application
+from ml.cluster.client import ClusterOptions, make_spec
+from ml.cluster.deployment import bind
 from ml.cluster.replica import ReplicaSpec
+
+SpecMaker = Callable[[dict[str, Any], ClusterOptions], ReplicaSpec]
 
 
 def app(args: dict[str, Any]) -> serve.Application:
-    """`args` are the fields of ModelOptions, with those of GenerationOptions under `generation`.
+    """Build replicas of the model family `engine` (by default borealis); all other `args` are its options.
 
     How many replicas there are, and what each gets, the file says under `deployments`.
     """
+    options = ClusterOptions()
+    model = {name: value for name, value in args.items() if name != "engine"}
+    return bind(ENGINES[args.get("engine", "borealis")](model, options), options.scale)
+
+
+def _borealis(args: dict[str, Any], options: ClusterOptions) -> ReplicaSpec:
+    """`args` are the fields of ModelOptions, with those of GenerationOptions under `generation`."""
+    from ml.borealis.config import GenerationOptions
+    from ml.borealis.load import ModelOptions, load_engine
+
     generation = GenerationOptions(**args.get("generation", {}))
     model = ModelOptions(**{**args, "cache_dir": Path(args["cache_dir"]), "generation": generation})
-    options = ClusterOptions()
-    return application(replica_spec(model, options), options.scale)
+    return make_spec(load_engine, model, options)
 
 
-def replica_spec(model: ModelOptions, options: ClusterOptions) -> ReplicaSpec:
-    """Replicas around the engine that runs `model`."""
-    folder = Path(model.name)
-    name = folder.name if folder.is_dir() else model.name
-    version = hashlib.sha256(repr((model, options.scale, options.silence_limit_s)).encode()).hexdigest()[:16]
-    return ReplicaSpec(partial(load_engine, model), (name, model.revision or ""), version, options.silence_limit_s)
+ENGINES: dict[str, SpecMaker] = {"borealis": _borealis}

@@ -1,20 +1,23 @@
-"""What replicas and fronts say to each other; needs nothing of Ray."""
+"""What replicas and their clients send each other, and the figures that come of it. Needs no Ray."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ml.transcript import Completion
 
+APPLICATION, DEPLOYMENT = "borealis", "replica"  # on the cluster, unless another application is named
+CLUSTER_GAUGES = ("cluster_replicas", "cluster_chunks", "cluster_retries")  # beside those of the engines
+
 
 @dataclass(frozen=True)
 class ReplicaStatus:
-    """What a replica says of itself when it is asked."""
+    """A replica's answer when it is polled."""
 
     replica: str
     node: str
     model: tuple[str, str]  # name and revision
-    version: str  # of what it is made of
-    figures: dict[str, float]
+    version: str  # of its ReplicaSpec
+    gauges: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -25,31 +28,31 @@ class Answer:
     stopped: bool = False  # the replica is stopping: another one may answer
 
 
-ONLY_GROW = "engine_"  # such figures are sums since a replica's start
+COUNTER_PREFIX = "engine_"  # such figures are totals since a replica's start
 
 
 class MetricsAggregator:
-    """Keeps the latest word of every replica; those that have gone stay in what only grows."""
+    """Adds up the latest figures of all replicas; the totals of those that are gone stay in."""
 
     def __init__(self) -> None:
         self._latest: dict[str, ReplicaStatus] = {}
-        self._here: frozenset[str] = frozenset()
+        self._present: frozenset[str] = frozenset()
 
-    def take(self, pulses: Iterable[ReplicaStatus]) -> None:
-        """Hears from all replicas that are there now."""
-        heard = {pulse.replica: pulse for pulse in pulses}
-        self._latest = {**self._latest, **heard}
-        self._here = frozenset(heard)
+    def update(self, statuses: Iterable[ReplicaStatus]) -> None:
+        """Take over the status of every replica that is there now."""
+        found = {status.replica: status for status in statuses}
+        self._latest = {**self._latest, **found}
+        self._present = frozenset(found)
 
     def total(self) -> dict[str, float]:
         """The sum over replicas, and the mean of what is a mean."""
         sums: dict[str, float] = {}
-        for pulse in list(self._latest.values()):
-            for name, value in _counted(pulse.figures, pulse.replica in self._here):
+        for status in list(self._latest.values()):
+            for name, value in _countable(status.gauges, status.replica in self._present):
                 sums[name] = sums.get(name, 0.0) + value
         steps = sums.get("engine_steps", 0.0)
         return {**sums, "mean_batch": sums.get("engine_stepped_rows", 0.0) / steps if steps else 0.0}
 
 
-def _counted(figures: Mapping[str, float], is_here: bool) -> Iterable[tuple[str, float]]:
-    return ((name, value) for name, value in figures.items() if is_here or name.startswith(ONLY_GROW))
+def _countable(gauges: Mapping[str, float], is_present: bool) -> Iterable[tuple[str, float]]:
+    return ((name, value) for name, value in gauges.items() if is_present or name.startswith(COUNTER_PREFIX))

@@ -1,4 +1,4 @@
-"""Watches over the replicas: how many are ready, which model they run, and what their figures add up to."""
+"""Polls the replicas: how many are ready, which model they run, and what their figures add up to."""
 
 import logging
 import threading
@@ -7,64 +7,62 @@ from collections.abc import Callable
 
 import ray
 from ray import serve
-from ray.serve.handle import DeploymentHandle
 
-from ml.cluster import deployment as serving
+from ml.cluster.deployment import STATUS_TIMEOUT_S, Application
 from ml.cluster.messages import MetricsAggregator
-from ml.cluster.replica import Replica
 
 PERIOD_S = 1.0
-PATIENCE_S = 15.0  # for how long the last word counts while the cluster's head says nothing
+STALE_S = 15.0  # for how long the last answer counts while the cluster's head does not answer
 
 _log = logging.getLogger("BorealisCluster")
 
 
-class Watch:
-    """One thread that asks the cluster about itself; call `close` to end it."""
+class ReplicaMonitor:
+    """One thread that polls the cluster; call `close` to end it."""
 
-    def __init__(self, replicas: "DeploymentHandle[Replica]", model: tuple[str, str]) -> None:
-        """`model` is what the replicas are thought to run until they say so."""
-        self.on_change: Callable[[], None] = lambda: None  # called when other replicas than before are ready
+    def __init__(self, application: Application, model: tuple[str, str]) -> None:
+        """`model` is what the replicas are assumed to run until they answer."""
+        self.on_change: Callable[[], None] = lambda: None  # called when the number of ready replicas has changed
         self.model = model  # name and revision of the model that answers
-        self._replicas = replicas
-        self._tally = MetricsAggregator()
-        self._ready, self._heard_s = 0, time.monotonic()
+        self._application = application
+        self._metrics = MetricsAggregator()
+        self._ready, self._updated_s = 0, time.monotonic()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="cluster-watch", daemon=True)
-        self._look()
+        self._thread = threading.Thread(target=self._run, name="cluster-monitor", daemon=True)
+        self._poll()
         self._thread.start()
 
     @property
     def ready(self) -> int:
         """Replicas that take chunks."""
-        return self._ready if time.monotonic() - self._heard_s < PATIENCE_S else 0
+        return self._ready if time.monotonic() - self._updated_s < STALE_S else 0
 
     def total(self) -> dict[str, float]:
         """The replicas' figures, added up."""
-        return self._tally.total()
+        return self._metrics.total()
 
     def close(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._closing.set()
-        self._thread.join(serving.PULSE_TIMEOUT_S)  # the head may never answer
+        self._thread.join(STATUS_TIMEOUT_S)  # the head may never answer
 
     def _run(self) -> None:
         while not self._closing.wait(PERIOD_S):
-            self._look()
+            self._poll()
 
-    def _look(self) -> None:
-        """Asks the replicas, and Serve how many there are: one who hangs hides the others from the former."""
-        pulses = serving.pulses(self._replicas)
+    def _poll(self) -> None:
+        """Poll the replicas, and Serve for their number: one that hangs keeps the others' statuses from coming."""
+        statuses = self._application.statuses()
         try:
-            running = serving.running_replicas()
+            running = self._application.running
         except (ray.exceptions.RayError, serve.exceptions.RayServeException):
-            if not pulses:
-                return  # the head is silent: nothing is known
+            if not statuses:
+                return  # the head does not answer: nothing is known
             running = 0
-        self._tally.take(pulses)
-        self.model = pulses[0].model if pulses else self.model
-        before, self._ready = self._ready, max(running, len(pulses))
-        self._heard_s = time.monotonic()
+        self._metrics.update(statuses)
+        self.model = statuses[0].model if statuses else self.model
+        before, self._ready = self._ready, max(running, len(statuses))
+        self._updated_s = time.monotonic()
         if self._ready != before:
             _log.info("Готовых реплик: %d", self._ready)
             self.on_change()

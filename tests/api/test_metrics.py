@@ -20,7 +20,7 @@ from api.grpc.server import PortTakenError, TranscriptionServer
 from generated.v1 import transcription_pb2
 from ml.audio.splitter import Chunk
 from ml.borealis.runner import make_engine
-from ml.cluster import FRONT_FIGURES
+from ml.cluster.messages import CLUSTER_GAUGES
 from ml.errors import DecodingCancelledError
 from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
@@ -251,7 +251,7 @@ def test_implementation_is_asked_for_its_metrics_at_every_scrape(serve: Serve) -
 
 def test_table_of_engine_metrics_names_exactly_what_engines_report() -> None:
     with make_engine(FakeModel(), slots=4) as engine:
-        assert set(ENGINE_METRICS) == {*engine.gauges(), *FRONT_FIGURES}
+        assert set(ENGINE_METRICS) == {*engine.gauges(), *CLUSTER_GAUGES}
 
 
 def test_what_an_engine_accumulates_is_a_counter_in_base_units_with_a_help_line(serve: Serve) -> None:

@@ -46,10 +46,10 @@ def over_ray(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(scope="session")
 def fault_cluster(cluster: Any) -> Iterator[str]:
     """The address of a cluster; this process stays connected, so that what Ray holds is held before every test."""
-    from ml.cluster import deployment
+    from ml.cluster import client
     from tests.support.over_ray import NumberingOverRay
 
-    is_new = deployment.connect(cluster.address, "")
+    is_new = client.connect(cluster.address)
     server = ServerHarness(NumberingOverRay(), recordings.recording("wav", 100), ray_address=cluster.address)
     try:
         server.start()
@@ -57,7 +57,7 @@ def fault_cluster(cluster: Any) -> Iterator[str]:
     finally:
         server.close()
         if is_new:
-            deployment.disconnect()
+            client.disconnect()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from ml.cluster import NAMES
+from ml.cluster.messages import APPLICATION, DEPLOYMENT
 from resources.config import PROJECT_ROOT, Settings
 from tests.repo.test_deploy import exposed_metrics
 
@@ -132,7 +132,7 @@ def test_serve_file_names_the_application_that_fronts_look_for() -> None:
     (serve,) = documents(SERVE)
     (application,) = serve["applications"]
     (deployment,) = application["deployments"]
-    assert (application["name"], deployment["name"]) == NAMES
+    assert (application["name"], deployment["name"]) == (APPLICATION, DEPLOYMENT)
     module, _, function = application["import_path"].partition(":")
     source = (PROJECT_ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
     assert f"def {function}(" in source

@@ -15,9 +15,9 @@ from ml.errors import EngineStoppedError, RecognitionError
 from ml.interfaces import RecognitionOptions, Waveform
 from ml.transcript import Completion
 
-# What the first sample of a chunk asks of the engine; anything else asks for an answer.
+# The first sample of a chunk says what the engine does with it; with any other value it answers.
 FAIL, STOP, EXIT, SLOW = 0.5, 0.25, 0.125, 0.0625
-LONGEST_S = 60.0  # of a slow chunk, unless it is cancelled
+SLOW_S = 600.0  # over a slow chunk, unless it is cancelled: longer than any test
 
 
 class SleepingEngine:
@@ -28,10 +28,10 @@ class SleepingEngine:
         self._free = threading.Semaphore(slots)
         self._lock = threading.Lock()
         self._counts = {"engine_chunks": 0, "engine_stopped": 0, "engine_cancelled": 0, "engine_steps": 0}
-        self._inside = self._stepped = 0
+        self._running = self._stepped_rows = 0
         self.is_alive = True
-        self.busy_without_progress_s = 0.0
-        self._node = ray.get_runtime_context().get_node_id()[:12]  # short, or it would be more than anybody says
+        self.busy_without_progress_s = self.queued_audio_s = 0.0
+        self._node = ray.get_runtime_context().get_node_id()[:12]  # short: the guard refuses implausibly long texts
 
     def submit(
         self, waveform: Waveform, recording_id: Hashable = None, options: RecognitionOptions | None = None
@@ -41,7 +41,10 @@ class SleepingEngine:
         return future
 
     def gauges(self) -> dict[str, float]:
-        return {**self._counts, "engine_stepped_rows": self._stepped, "slots_occupied": self._inside}
+        return {**self._counts, "engine_stepped_rows": self._stepped_rows, "slots_occupied": self._running}
+
+    def abort_all(self) -> None:
+        pass
 
     def close(self) -> None:
         self.is_alive = False
@@ -50,7 +53,7 @@ class SleepingEngine:
         with self._free:
             self._count("engine_steps", 1)
             time.sleep(self._delay_s)
-            deadline_s = time.monotonic() + LONGEST_S
+            deadline_s = time.monotonic() + SLOW_S
             while waveform[0] == SLOW and not future.cancelled() and time.monotonic() < deadline_s:
                 time.sleep(0.02)
             self._count("", -1)
@@ -68,19 +71,19 @@ class SleepingEngine:
 
     def _count(self, name: str, change: int) -> None:
         with self._lock:
-            self._inside += change
+            self._running += change
             if name:
                 self._counts[name] += 1
-                self._stepped += self._inside
+                self._stepped_rows += self._running
 
     def _once(self) -> bool:
-        """Whether this is the first chunk that stops the engine."""
+        """Whether this is the first chunk that finds the engine stopped."""
         self._counts["engine_stopped"] += 1
         return self._counts["engine_stopped"] == 1
 
 
-def recipe(delay_s: float = 0.1, slots: int = 8, version: str = "1") -> ReplicaSpec:
-    """Replicas around a SleepingEngine; `version` is their model's revision as well."""
+def make_spec(delay_s: float = 0.1, slots: int = 8, version: str = "1") -> ReplicaSpec:
+    """Replicas that run a SleepingEngine; `version` is their model's revision as well."""
     return ReplicaSpec(partial(SleepingEngine, delay_s, slots), ("sleeping", version), f"{delay_s} {version}", 120.0)
 
 

@@ -10,7 +10,7 @@ from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
 from resources.config import Settings
 from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
-from tests.support.fake_engines import recipe
+from tests.support.fake_engines import make_spec
 from tests.support.fault_services import ChunkHook
 
 
@@ -18,7 +18,7 @@ class NumberingOverRay(ChunkHook, BorealisRayTranscriptionService):
     """As NumberingService, but `at_chunk` is called when the chunk's text is back."""
 
     def replica_spec(self, settings: Settings, options: ClusterOptions) -> ReplicaSpec:
-        return recipe(delay_s=0.0)
+        return make_spec(delay_s=0.0)
 
     def recognise(
         self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions

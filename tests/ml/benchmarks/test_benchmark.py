@@ -28,7 +28,7 @@ from ml.tiny_model.network import make_config
 from ml.tiny_model.tokenizer import train_tokenizer
 
 LEAST = Sizes(
-    clip_s=1.0, clips=2, file_s=2.0, long_s=31.0, lengths_s=(2.0, 31.0), clients=(1, 2), clips_per_series=2,
+    clip_s=4.0, clips=2, file_s=4.0, long_s=31.0, lengths_s=(4.0, 31.0), clients=(1, 2), clips_per_series=2,
     beside=1, head_start_s=0.0, repeats=1,
 )  # fmt: skip
 NEW_TOKENS = 4
@@ -62,21 +62,21 @@ def lines(found: dict[str, Any], strategy: str, workload: str) -> list[dict[str,
 
 @pytest.mark.parametrize("strategy", ["reference", "engine", "bare"])
 def test_every_strategy_is_measured(found: dict[str, Any], strategy: str) -> None:
-    (line,) = lines(found, strategy, "2 clips of 1 s")
+    (line,) = lines(found, strategy, "2 clips of 4 s")
     for name in ("rtfx", "p50_s", "p95_s", "p99_s", "cpu_s", "floor_share", "peak_bytes"):
         assert line[name] > 0, name
     assert line["chunks"] == line["requests"] == 2
 
 
 def test_line_of_the_engine_says_where_its_time_went(found: dict[str, Any]) -> None:
-    (line,) = lines(found, "engine", "2 clips of 1 s")
+    (line,) = lines(found, "engine", "2 clips of 4 s")
     assert 0 < line["stats"]["steps"] <= line["stats"]["stepped_rows"] <= 2 * NEW_TOKENS
     for name in ("encode_s", "prefill_s", "step_s"):
         assert line["stats"][name] > 0, name
 
 
 def test_engine_and_reference_do_the_same_work_and_are_compared(found: dict[str, Any]) -> None:
-    for workload in ("2 clips", "a file of 2 s", "1 clients", "2 clients"):
+    for workload in ("2 clips", "a file of 4 s", "1 clients", "2 clients"):
         (reference,), (engine,) = lines(found, "reference", workload), lines(found, "engine", workload)
         assert engine["chunks"] == reference["chunks"]
         assert engine["audio_s"] == reference["audio_s"]
@@ -92,8 +92,8 @@ def test_clips_beside_a_long_file_are_compared_with_clips_alone(found: dict[str,
 
 def test_every_length_of_file_has_its_cost(found: dict[str, Any]) -> None:
     costs = lines(found, "engine", "files of")
-    assert [line["workload"] for line in costs] == ["files of 2 s", "files of 31 s"]
-    assert [line["requests"] for line in costs] == [16, 1]  # so many make half a minute
+    assert [line["workload"] for line in costs] == ["files of 4 s", "files of 31 s"]
+    assert [line["requests"] for line in costs] == [8, 1]  # so many make half a minute
     for line in costs:
         assert line["extra"]["s_per_hour"] == pytest.approx(3600 * line["elapsed_s"] / line["audio_s"])
 

@@ -20,24 +20,24 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
 
 
-def pulse(replica: str, **figures: float) -> ReplicaStatus:
+def status(replica: str, **figures: float) -> ReplicaStatus:
     return ReplicaStatus(
         replica, "node", ("model", ""), "1", {f"engine_{name}": value for name, value in figures.items()}
     )
 
 
 def test_figures_of_replicas_add_up_and_means_are_means_over_all() -> None:
-    tally = MetricsAggregator()
-    tally.take([pulse("a", steps=10, stepped_rows=20), pulse("b", steps=30, stepped_rows=180)])
-    assert tally.total() == {"engine_steps": 40, "engine_stepped_rows": 200, "mean_batch": 5}
+    metrics = MetricsAggregator()
+    metrics.update([status("a", steps=10, stepped_rows=20), status("b", steps=30, stepped_rows=180)])
+    assert metrics.total() == {"engine_steps": 40, "engine_stepped_rows": 200, "mean_batch": 5}
 
 
 def test_what_only_grows_does_not_shrink_when_a_replica_goes() -> None:
-    tally = MetricsAggregator()
+    metrics = MetricsAggregator()
     gone = ReplicaStatus("a", "node", ("model", ""), "1", {"engine_chunks": 5.0, "slots_occupied": 3.0})
-    tally.take([gone, pulse("b", chunks=1)])
-    tally.take([pulse("b", chunks=2)])
-    assert tally.total() == {"engine_chunks": 7, "mean_batch": 0}
+    metrics.update([gone, status("b", chunks=1)])
+    metrics.update([status("b", chunks=2)])
+    assert metrics.total() == {"engine_chunks": 7, "mean_batch": 0}
 
 
 @pytest.mark.usefixtures("no_ray")
