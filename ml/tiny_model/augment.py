@@ -1,4 +1,4 @@
-"""Change speech the way rooms, lines, microphones and speakers do, in the mel power domain."""
+"""Augment speech in the mel power domain as vocal tracts, rooms, lines and microphones change it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOISE_S = 12  # seconds in one noise of the bank
 
 
 def _warp_matrices() -> list[Floats]:
-    """Matrices (128, 128) that move a spectrum up or down by up to 16 %, as another vocal tract does."""
+    """Matrices (128, 128) that shift a spectrum up or down by up to 16 %, as another vocal tract does."""
     matrices = []
     for factor in np.linspace(-0.16, 0.16, 33):
         source = np.arange(MELS) * (1 - factor * _warped_share())
@@ -30,7 +30,7 @@ def _warp_matrices() -> list[Floats]:
 
 
 def _warped_share() -> Floats:
-    """How much of the warp each bin takes: on the mel axis a frequency factor is a shift that flattens out."""
+    """Share of the warp in each bin: on the mel axis a frequency factor is a shift that flattens out."""
     share = np.minimum(1.0, 0.45 + 0.55 * (1 - np.arange(MELS) / MELS))
     return np.asarray(share, np.float32)
 
@@ -39,7 +39,7 @@ _WARPS = _warp_matrices()
 
 
 def warp(power: Floats, random: Random, strength: float) -> Floats:
-    """Frames (T, 128) of another vocal tract, three times out of five."""
+    """Change the vocal tract of frames (T, 128), three times out of five."""
     if random.random() >= 0.6 * strength:
         return power
     matrix = torch.from_numpy(_WARPS[int(random.integers(len(_WARPS)))])
@@ -62,14 +62,14 @@ def colour(power: Floats, random: Random) -> None:
 
 
 def set_level(power: Floats, random: Random) -> None:
-    """Bring the window to a random level, mostly that of a normal recording; digital silence stays."""
+    """Scale the window to a random level, mostly that of a normal recording; digital silence stays."""
     loudest = float(power.max())
     if loudest > 0:
         power *= np.float32(10 ** random.normal(0.9, 0.8) / loudest)
 
 
 def smear(power: torch.Tensor, random: Random, strength: float) -> torch.Tensor:
-    """Let a fifth of the windows (B, T, 128) ring like a room with 0.1-0.7 s of reverberation."""
+    """Add reverberation of 0.1-0.7 s to a fifth of the windows (B, T, 128)."""
     rows = np.flatnonzero(random.random(len(power)) < 0.2 * strength)
     if len(rows) == 0:
         return power
@@ -86,7 +86,7 @@ def smear(power: torch.Tensor, random: Random, strength: float) -> torch.Tensor:
 
 
 def mask(features: torch.Tensor, random: Random, strength: float) -> torch.Tensor:
-    """Hide bands and moments of half of the windows' features (B, T, 128)."""
+    """Mask bands and moments of half of the windows' features (B, T, 128)."""
     for row in np.flatnonzero(random.random(len(features)) < 0.5 * strength):
         low = features[row].min()
         for _ in range(int(random.integers(1, 3))):

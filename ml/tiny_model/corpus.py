@@ -1,4 +1,4 @@
-"""Make the training speech: log-mel frames of random sentences with the time of every word and phoneme.
+"""Make the training speech: log-mel frames of random sentences with the times of words and phonemes.
 
 Run `python -m ml.tiny_model.corpus FOLDER --utterances N --seed S`: one pool of speech, kept as numpy arrays.
 """
@@ -23,13 +23,14 @@ import torchaudio
 from ml.interfaces import SAMPLE_RATE, Waveform
 from ml.tiny_model import vocabulary
 from ml.tiny_model.mel import mel_power, to_bytes
-from ml.tiny_model.speech import HELD_OUT_VARIANTS, Espeak, Manner, Speech, festival_speech, is_pause
+from ml.tiny_model.speech import HELD_OUT_VARIANTS, Espeak, Speech, Style, festival_speech, is_pause
 
 FRAME_SAMPLES = 160  # one mel frame, 10 ms
 GROUP = 200  # utterances that share one MP3 round trip
 GUARD_SAMPLES = 20 * FRAME_SAMPLES  # zeros between the utterances of a group
 NO_PHONEME, UNKNOWN_PHONEME = 0, 255
-SOURCE_RATES = (22_050, 22_050, 22_050, 20_000, 21_000, 23_000, 24_000)  # read as: a shorter or longer vocal tract
+# Rates that the synthesiser's samples are taken to have: others than its own make another vocal tract.
+SOURCE_RATES = (22_050, 22_050, 22_050, 20_000, 21_000, 23_000, 24_000)
 
 _FFMPEG = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
 _RAW = ["-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "s16le"]
@@ -65,26 +66,26 @@ class Pool:
 
 
 def trained_variants(espeak: Espeak) -> list[str]:
-    """The plain voice and every variant but those kept for judging."""
+    """The plain voice and every variant that is not held out."""
     held_out = {name.lower() for name in HELD_OUT_VARIANTS}
     return ["", *(name for name in espeak.variants() if name.lower() not in held_out)]
 
 
-def punctuated(random: Random, said: list[str]) -> str:
+def punctuate(random: Random, words: list[str]) -> str:
     """Text for the synthesiser; commas and end marks change the melody and the pauses."""
-    marks = [random.choice(",,,.") if random.random() < 0.08 else "" for _ in said]
+    marks = [random.choice(",,,.") if random.random() < 0.08 else "" for _ in words]
     marks[-1] = random.choices(["", ".", "?", "!"], [6, 2, 1, 1])[0]
-    return " ".join(word + mark for word, mark in zip(said, marks, strict=True))
+    return " ".join(word + mark for word, mark in zip(words, marks, strict=True))
 
 
-def random_manner(random: Random, variants: list[str]) -> Manner:
-    """A permitted voice at a speed, pitch and liveliness of its own."""
+def random_style(random: Random, variants: list[str]) -> Style:
+    """A voice that is not held out, at a random speed, pitch and range."""
     gap = random.randint(1, 12) if random.random() < 0.15 else 0
     speed = random.randint(105, 265)
-    return Manner(random.choice(variants), speed, random.randint(15, 85), random.randint(15, 90), gap)
+    return Style(random.choice(variants), speed, random.randint(15, 85), random.randint(15, 90), gap)
 
 
-def resampled(waveform: Waveform, sample_rate: int) -> Waveform:
+def resample(waveform: Waveform, sample_rate: int) -> Waveform:
     """The waveform at 16 kHz."""
     if sample_rate == SAMPLE_RATE:
         return waveform
@@ -92,10 +93,10 @@ def resampled(waveform: Waveform, sample_rate: int) -> Waveform:
     return np.asarray(result.numpy(), np.float32)
 
 
-def encoded(waveform: Waveform, kbit_s: int, container: str = "mp3") -> bytes:
-    """The waveform (16 kHz) as an MP3 or other file."""
+def encode_audio(waveform: Waveform, kbit_s: int, container: str = "mp3") -> bytes:
+    """Encode the waveform (16 kHz) as an MP3 or other file."""
     pcm = (np.clip(waveform, -1, 1) * 32767).astype(np.int16).tobytes()
-    with tempfile.NamedTemporaryFile(suffix=f".{container}") as file:  # a real file: only there is the delay noted
+    with tempfile.NamedTemporaryFile(suffix=f".{container}") as file:  # ffmpeg writes the delay into no pipe
         subprocess.run(
             [*_FFMPEG, *_RAW, "-i", "-", "-b:a", f"{kbit_s}k", "-bitexact", file.name], input=pcm, check=True
         )
@@ -105,15 +106,15 @@ def encoded(waveform: Waveform, kbit_s: int, container: str = "mp3") -> bytes:
 def through_codec(waveform: Waveform, kbit_s: int, container: str = "mp3") -> Waveform:
     """The waveform (16 kHz) after a round trip through a lossy file, equally long."""
     with tempfile.NamedTemporaryFile(suffix=f".{container}") as file:
-        file.write(encoded(waveform, kbit_s, container))
+        file.write(encode_audio(waveform, kbit_s, container))
         file.flush()
         decoded = subprocess.run([*_FFMPEG, "-i", file.name, *_RAW, "-"], check=True, capture_output=True).stdout
     result = np.frombuffer(decoded, np.int16).astype(np.float32) / 32768.0
     return np.resize(np.pad(result, (0, max(0, len(waveform) - len(result)))), len(waveform))
 
 
-def write_wav(waveform: Waveform, sample_rate: int = SAMPLE_RATE) -> bytes:
-    """A 16-bit mono WAV file."""
+def encode_wav(waveform: Waveform, sample_rate: int = SAMPLE_RATE) -> bytes:
+    """Encode the waveform as a 16-bit mono WAV file."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
@@ -124,7 +125,7 @@ def write_wav(waveform: Waveform, sample_rate: int = SAMPLE_RATE) -> bytes:
 
 
 class PoolMaker:
-    """Collects spoken utterances, group by group."""
+    """Collects utterances, group by group."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -142,7 +143,7 @@ class PoolMaker:
         waveforms, stretches = [], []
         for speech, _ in group:
             rate = self._random.choice(SOURCE_RATES) if vary_rate else speech.sample_rate
-            waveform = resampled(speech.waveform, rate)
+            waveform = resample(speech.waveform, rate)
             waveforms.append(np.pad(waveform, (0, -len(waveform) % FRAME_SAMPLES + GUARD_SAMPLES)))
             stretches.append(speech.sample_rate / rate)
         joined = np.concatenate([np.zeros(GUARD_SAMPLES, np.float32), *waveforms])
@@ -172,34 +173,34 @@ class PoolMaker:
         self._total += len(frames)
 
     def pool(self) -> Pool:
-        """All that was added."""
+        """Return all that was added."""
         tables = (np.array(rows, np.int64) for rows in (self._utterances, self._words, self._voices))
         return Pool(np.concatenate(self._frames), np.concatenate(self._phonemes), *tables)
 
 
 def make_espeak_pool(utterances: int, seed: int) -> Pool:
-    """Random sentences in every permitted espeak-ng voice."""
+    """Make random sentences in every espeak-ng voice that is not held out."""
     random, espeak, known = Random(seed), Espeak(), vocabulary.words()
     variants = trained_variants(espeak)
     maker = PoolMaker(random)
     for _ in range(0, utterances, GROUP):
         group = []
         for _ in range(GROUP):
-            manner = random_manner(random, variants)
-            speech = espeak.speak(punctuated(random, vocabulary.sentence(random, known)), manner)
-            group.append((speech, variants.index(manner.variant)))
+            style = random_style(random, variants)
+            speech = espeak.speak(punctuate(random, vocabulary.sentence(random, known)), style)
+            group.append((speech, variants.index(style.variant)))
         maker.add(group, vary_rate=True)
     return maker.pool()
 
 
 def make_festival_pool(utterances: int, seed: int) -> Pool:
-    """Random sentences in festival's voice; its number is -1."""
+    """Make random sentences in festival's voice; its number is -1."""
     random, known = Random(seed), vocabulary.words()
     maker = PoolMaker(random)
     for _ in range(0, utterances, GROUP):
-        said = [vocabulary.sentence(random, known) for _ in range(GROUP)]
-        spoken = festival_speech([" ".join(words) for words in said])
-        right = [s for words, s in zip(said, spoken, strict=True) if [w.name for w in s.words] == words]
+        texts = [vocabulary.sentence(random, known) for _ in range(GROUP)]
+        spoken = festival_speech([" ".join(words) for words in texts])
+        right = [s for words, s in zip(texts, spoken, strict=True) if [w.name for w in s.words] == words]
         maker.add([(speech, -1) for speech in right], vary_rate=False)
     return maker.pool()
 

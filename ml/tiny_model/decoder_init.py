@@ -1,4 +1,4 @@
-"""First values of the decoder: it follows the speech by the last two words said and reads the one after."""
+"""Initial weights of the decoder: it finds the last two words of the text in the audio and reads the next one there."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from ml.tiny_model.network import AUDIO_TOKENS, Trainee
 from ml.tiny_model.windows import IGNORED, Batch
 
 HEAD = 64
-SLOW = torch.cat([torch.arange(16, 32), torch.arange(48, 64)])  # channels that rotary positions hardly turn
+SLOW = torch.cat([torch.arange(16, 32), torch.arange(48, 64)])  # channels that rotary positions hardly rotate
 GATE, GATE_SCORE = torch.tensor([15]), 20.0  # the channel that keeps attention on the audio, and how much
 FAST = 8  # pairs of channels that tell one position from the next
-LOOK_BACK = 7.0  # sharpness of the head that sees the word before
-BEFORE_GAIN = 1.5  # of the word before against the word itself
+PREVIOUS_SHARPNESS = 7.0  # of the head that attends to the previous word
+PREVIOUS_GAIN = 1.5  # of the previous word against the word itself
 MATCH_SCORE = 12.0  # by which a match in both words leads in attention
 READ_GAIN = 12.0
-SURE_LOGIT = 8.0  # of what the helper heads are sure of
-# rows of `Batch.words` that each head reads, and matches with the last word said and the one before it
+SURE_LOGIT = 8.0  # of a helper head where its fit is certain
+# rows of `Batch.words` that each head reads, and matches with the last word of the text and the one before it
 CIRCUITS = ((1, (2, 3)), (2, (3,)), (2, (3,)))
 
 
 @torch.no_grad()
-def begin(trainee: Trainee, batch: Batch) -> None:
-    """Fit the helper heads and aim the decoder, by what the encoder makes of a batch of whole windows."""
+def init_decoder(trainee: Trainee, batch: Batch) -> None:
+    """Fit the helper heads and aim the decoder, to the encoder's output for a batch of whole windows."""
     encoded = [trainee.encode(features[None], 0) for features in batch.features]  # one at a time to save memory
     frames, audio = (torch.cat(parts) for parts in zip(*encoded, strict=True))
-    fit_helpers(trainee, frames, audio, batch)
+    fit_helper_heads(trainee, frames, audio, batch)
     aim_decoder(trainee, audio, batch)
 
 
-def fit_helpers(trainee: Trainee, frames: torch.Tensor, audio: torch.Tensor, batch: Batch) -> None:
+def fit_helper_heads(trainee: Trainee, frames: torch.Tensor, audio: torch.Tensor, batch: Batch) -> None:
     """Set the helper heads to least squares fits on encoder frames (B, T/2, D) and audio tokens (B, T/8, H)."""
     classes = trainee.phoneme_head.out_features
     sounds = functional.one_hot(batch.phonemes.clamp(min=0), classes).float()
@@ -49,73 +49,72 @@ def fit_helpers(trainee: Trainee, frames: torch.Tensor, audio: torch.Tensor, bat
 def aim_decoder(trainee: Trainee, audio: torch.Tensor, batch: Batch) -> None:
     """Set the decoder's first two layers by the audio tokens (B, T/8, H) of a batch of whole windows.
 
-    A head of layer 0 writes the word before into directions that audio tokens hardly use. Each head of layer 1 finds
-    the place where the last two words said were heard, and reads the next word from it: the projections are least
-    squares fits on sketches of the words' embeddings. All else speaks softly at first.
+    A head of layer 0 writes the previous word into directions that audio tokens hardly use. Each head of layer 1 finds
+    the last two words of the text in the audio and reads the next word there: the projections are least squares fits
+    on sketches of the words' embeddings. The outputs of all other weights are small at first.
     """
     decoder = trainee.network.model.language_model
     table = _table(trainee)
     for layer in decoder.layers:
-        _soften(layer)
-    quiet = _look_back(decoder.layers[0].self_attn, audio, float(table.norm(dim=1).mean()))
+        _shrink(layer)
+    quiet = _attend_previous(decoder.layers[0].self_attn, audio, float(table.norm(dim=1).mean()))
     hidden = _inputs(decoder.layers[1], trainee, audio, batch.texts)
-    scene = _Scene(hidden, trainee.before.shape[1], batch, _class_numbers(trainee, batch.texts), table, quiet)
+    data = _AimData(hidden, trainee.before.shape[1], batch, _class_numbers(trainee, batch.texts), table, quiet)
     for head, (read, rows) in enumerate(CIRCUITS):
-        _aim_head(decoder.layers[1].self_attn, head, scene, read, rows)
+        _aim_head(decoder.layers[1].self_attn, head, data, read, rows)
 
 
 @dataclass(frozen=True)
-class _Scene:
-    """What heads of layer 1 are aimed by: their inputs (B, S, H) with the audio from `start` on, the windows, the words
-    said (B, L), the words' embeddings (C, H) and the directions (H, 64) that keep the word before."""
+class _AimData:
+    """What the heads of layer 1 are fitted to."""
 
-    hidden: torch.Tensor
-    start: int
+    hidden: torch.Tensor  # (B, S, H), their inputs
+    start: int  # position of the first audio token
     batch: Batch
-    numbers: torch.Tensor
-    table: torch.Tensor
-    quiet: torch.Tensor
+    numbers: torch.Tensor  # (B, L), word classes of the text
+    table: torch.Tensor  # (C, H), embeddings of the word classes
+    quiet: torch.Tensor  # (H, 64), directions that hold the previous word
 
     @property
-    def heard(self) -> torch.Tensor:
+    def audio(self) -> torch.Tensor:
         """The audio tokens' part, (B, T/8, H)."""
         return self.hidden[:, self.start : self.start + AUDIO_TOKENS]
 
-    def amid(self, goals: torch.Tensor) -> torch.Tensor:
-        """The goals (B, T/8, K) of audio tokens amid zeros for all other positions, (B, S, K)."""
+    def pad(self, goals: torch.Tensor) -> torch.Tensor:
+        """Pad the goals (B, T/8, K) of audio tokens with zeros for all other positions: (B, S, K)."""
         return functional.pad(goals, (0, 0, self.start, self.hidden.shape[1] - self.start - goals.shape[1]))
 
 
-def _aim_head(attention: Any, head: int, scene: _Scene, read: int, rows: tuple[int, ...]) -> None:
-    """Let a head match the last words said with rows of the words heard, and read another row there."""
-    table, words = scene.table, scene.batch.words
-    valid = scene.batch.texts != IGNORED
-    spoken = scene.hidden[:, -valid.shape[1] :]  # from the prompt's last token on
-    last = functional.pad(scene.numbers[:, :-1], (1, 0))
-    said = (last, functional.pad(last[:, :-1], (1, 0)))[: len(rows)]
-    sketches = (_orthonormal(len(table.T), HEAD // 2), scene.quiet @ _orthonormal(HEAD, HEAD // 2))[: len(rows)]
-    asked = torch.stack([table[ours] @ sketch for ours, sketch in zip(said, sketches, strict=True)]).sum(dim=0)
+def _aim_head(attention: Any, head: int, data: _AimData, read: int, rows: tuple[int, ...]) -> None:
+    """Make a head match the last words of the text with rows of the audio's words, and read another row there."""
+    table, words = data.table, data.batch.words
+    valid = data.batch.texts != IGNORED
+    text = data.hidden[:, -valid.shape[1] :]  # from the prompt's last token on
+    last = functional.pad(data.numbers[:, :-1], (1, 0))
+    recent = (last, functional.pad(last[:, :-1], (1, 0)))[: len(rows)]
+    sketches = (_orthonormal(len(table.T), HEAD // 2), data.quiet @ _orthonormal(HEAD, HEAD // 2))[: len(rows)]
+    asked = torch.stack([table[ours] @ sketch for ours, sketch in zip(recent, sketches, strict=True)]).sum(dim=0)
     offered = torch.stack([table[words[row]] @ sketch for row, sketch in zip(rows, sketches, strict=True)]).sum(dim=0)
-    query, key = _Fit(spoken[valid], asked[valid]), _Fit(scene.hidden, scene.amid(offered))
+    query, key = _Fit(text[valid], asked[valid]), _Fit(data.hidden, data.pad(offered))
     match = valid[:, :, None].expand(-1, -1, AUDIO_TOKENS)
-    for ours, row in zip(said, rows, strict=True):
+    for ours, row in zip(recent, rows, strict=True):
         match = match & (ours[:, :, None] == words[row][:, None])
-    scores = query(spoken) @ key(scene.heard).transpose(1, 2) * HEAD**-0.5
+    scores = query(text) @ key(data.audio).transpose(1, 2) * HEAD**-0.5
     sharpness = MATCH_SCORE / float(scores[match].mean() - scores[~match].mean())
     first = head * HEAD
     _put(attention.q_proj, first + SLOW, query, sharpness**0.5)
     _put(attention.k_proj, first + SLOW, key, sharpness**0.5)
-    gate = _Fit(scene.hidden, 1 - scene.amid(torch.ones(*words.shape[1:], 1)))
+    gate = _Fit(data.hidden, 1 - data.pad(torch.ones(*words.shape[1:], 1)))
     _put(attention.k_proj, first + GATE, gate, -GATE_SCORE)
     attention.q_proj.weight[first + GATE] = 0
     attention.q_proj.bias[first + GATE] = HEAD**0.5
     sketch = _orthonormal(len(table.T), HEAD)
-    _put(attention.v_proj, first + torch.arange(HEAD), _Fit(scene.heard, table[words[read]] @ sketch), 1.0)
+    _put(attention.v_proj, first + torch.arange(HEAD), _Fit(data.audio, table[words[read]] @ sketch), 1.0)
     attention.o_proj.weight[:, first : first + HEAD] = sketch * READ_GAIN
 
 
 def _table(trainee: Trainee) -> torch.Tensor:
-    """Embeddings (C, H) of the word classes around their mean."""
+    """Embeddings (C, H) of the word classes, less their mean."""
     rows = trainee.network.get_input_embeddings().weight[trainee.classes]
     return rows - rows.mean(dim=0)  # type: ignore[no-any-return]
 
@@ -139,8 +138,8 @@ def _put(projection: Any, rows: torch.Tensor, fit: _Fit, gain: float) -> None:
     projection.weight[rows], projection.bias[rows] = fit.weight * gain, fit.bias * gain
 
 
-def _soften(layer: Any) -> None:
-    """Fresh weights whose outputs are small."""
+def _shrink(layer: Any) -> None:
+    """Draw fresh weights whose outputs are small."""
     for module in layer.modules():
         if isinstance(module, nn.Linear):
             module.weight.normal_(0, module.weight.shape[1] ** -0.5)
@@ -154,19 +153,19 @@ def _soften(layer: Any) -> None:
         module.weight *= 0.5
 
 
-def _look_back(attention: Any, audio: torch.Tensor, embedding_norm: float) -> torch.Tensor:
-    """Let head 0 copy the token before into the directions (H, 64) in which audio tokens vary least; returns them."""
+def _attend_previous(attention: Any, audio: torch.Tensor, embedding_norm: float) -> torch.Tensor:
+    """Make head 0 copy the previous token into the directions (H, 64) in which audio tokens vary least; return them."""
     normed = functional.rms_norm(audio, audio.shape[-1:], eps=1e-6).flatten(0, 1)
     quiet = torch.linalg.eigh(torch.cov(normed.T))[1][:, :HEAD]  # (H, 64)
     pairs = torch.arange(FAST)
     turned = 1e6 ** (-pairs / (HEAD // 2))  # rad a position
     for projection, angle in ((attention.q_proj, turned), (attention.k_proj, turned * 0)):
         projection.weight[:HEAD] = 0
-        projection.bias[pairs] = LOOK_BACK * angle.cos()
-        projection.bias[pairs + HEAD // 2] = -LOOK_BACK * angle.sin()
+        projection.bias[pairs] = PREVIOUS_SHARPNESS * angle.cos()
+        projection.bias[pairs + HEAD // 2] = -PREVIOUS_SHARPNESS * angle.sin()
     attention.v_proj.weight[:HEAD] = quiet.T
     attention.v_proj.bias[:HEAD] = -quiet.T @ normed.mean(dim=0)
-    scale = BEFORE_GAIN * embedding_norm * len(quiet) ** -0.5
+    scale = PREVIOUS_GAIN * embedding_norm * len(quiet) ** -0.5
     attention.o_proj.weight[:, :HEAD] = quiet @ _orthonormal(HEAD, HEAD) * scale
     return quiet  # type: ignore[no-any-return]
 
@@ -176,7 +175,7 @@ def _orthonormal(rows: int, columns: int) -> torch.Tensor:
 
 
 def _inputs(layer: Any, trainee: Trainee, audio: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-    """What attention in a decoder layer is given, (B, S, H)."""
+    """The input of attention in a decoder layer, (B, S, H)."""
     kept: list[torch.Tensor] = []
     hook = layer.input_layernorm.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
     trainee.decode(audio, texts.clamp(min=0), 0)

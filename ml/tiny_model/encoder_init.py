@@ -1,4 +1,4 @@
-"""First values of the weights: encoder heads that look at their neighbourhood from the first step on."""
+"""Initial weights: encoder heads that attend to their neighbourhood from the first step on."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from transformers import VoxtralForConditionalGeneration
 
 PLACES = 64  # channels of the encoder that carry the position, half of them sines, half cosines
 HEAD = 64
-MEAN_FREQUENCY = 0.15  # rad a frame: a head then sees about 7 frames (0.14 s) to each side of its aim
+MEAN_FREQUENCY = 0.15  # rad a frame: a head attends to about 7 frames (0.14 s) on each side of its aim
 SHARPNESS = 1.6  # of the aim, against the layer-normed position
 AIMS = ((-6, 0, 6), (-12, 0, 12), (-22, -6, 6), (-25, 8, 25))  # frames of 20 ms ahead, by layer and head
 
 
 @torch.no_grad()
-def initialise(network: VoxtralForConditionalGeneration) -> None:
+def init_weights(network: VoxtralForConditionalGeneration) -> None:
     """Variance-keeping weights, positions in channels of their own and encoder heads that aim at them.
 
-    Whisper adds sinusoids to all channels and learns from much data to look near by. Here the first 64 channels hold
-    the position alone, and queries are keys turned by the angle of a fixed delay, so that their product is largest
-    there.
+    Whisper adds sinusoids to all channels and learns locality from much data. Here the first 64 channels hold the
+    position alone, and queries are keys rotated by the angle of a fixed delay, so that their product is largest there.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv1d) and module is not network.lm_head:
@@ -53,7 +52,7 @@ def _waves(times: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
 
 
 def _aim(attention: Any, aims: tuple[int, ...], frequencies: torch.Tensor) -> None:
-    """Let head h's scores be largest `aims[h]` frames ahead."""
+    """Make the scores of head h largest `aims[h]` frames ahead."""
     count = PLACES // 2
     for head, delay in enumerate(aims):
         rows = slice(head * HEAD, (head + 1) * HEAD)

@@ -1,4 +1,4 @@
-"""The tiny Borealis: its shape, and a training forward pass with helper losses on the known alignment."""
+"""The tiny Borealis: its shape, and the forward pass of training, with helper losses on the known alignment."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, VoxtralConfig, VoxtralForConditionalGeneration
 
 from ml.borealis.convert import HEAD_DIM
-from ml.tiny_model.encoder_init import initialise
-from ml.tiny_model.tokenizer import prompt_ids, word_ids
+from ml.borealis.prompt import build_prompt
+from ml.tiny_model.encoder_init import init_weights
+from ml.tiny_model.tokenizer import word_ids
 from ml.tiny_model.windows import IGNORED, WORD_ROWS, Batch
 
 AUDIO_TOKENS = 375  # in the prompt of a whole 30 s window
 PHONEME_CLASSES = 64
-BLOCK = 300  # encoder frames that see each other while only neighbourhoods are trained
-MISHEARD = 0.3  # share of words that are replaced by the decoder's own guesses
+BLOCK = 300  # encoder frames of 20 ms that attend to each other in blocked steps
+SUBSTITUTED = 0.3  # share of words in the decoder's input that are replaced by its own guesses
 WORD_LOSS, PHONEME_LOSS = 1.0, 1.0  # weights of the helper losses
-WORD_NAMES = ("sounding", "next", "last", "second")  # the rows of a batch's word classes
+WORD_NAMES = ("current", "next", "last", "second")  # the rows of a batch's word classes
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,13 @@ def build_network(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> VoxtralFo
     """Return a fresh network."""
     network = VoxtralForConditionalGeneration(make_config(tokenizer, shape))
     network.lm_head.weight = network.get_input_embeddings().weight
-    initialise(network)
+    init_weights(network)
     network.set_attn_implementation("sdpa")
     return network
 
 
 class Trainee(nn.Module):
-    """The network with helper heads that are thrown away after training."""
+    """The network with helper heads, which are dropped after training."""
 
     before: torch.Tensor  # (1, P) prompt ids up to the audio
     after: torch.Tensor  # (1, S) prompt ids after it
@@ -109,9 +110,9 @@ class Trainee(nn.Module):
         self.phoneme_head = nn.Linear(network.config.audio_config.d_model, PHONEME_CLASSES)
         self.word_heads = nn.ModuleList([nn.Linear(width, width) for _ in range(WORD_ROWS)])
         self.word_bias = nn.Parameter(torch.zeros(WORD_ROWS, len(word_ids(tokenizer)) + 1))
-        before, after = prompt_ids(tokenizer)
-        self.register_buffer("before", torch.tensor([before]), persistent=False)
-        self.register_buffer("after", torch.tensor([after]), persistent=False)
+        prompt = build_prompt(tokenizer)
+        self.register_buffer("before", torch.tensor([prompt.prefix_ids]), persistent=False)
+        self.register_buffer("after", torch.tensor([prompt.suffix_ids]), persistent=False)
         # class 0 of the word heads is "no word", class n + 1 is word n of the vocabulary
         self.register_buffer("classes", torch.tensor([tokenizer.eos_token_id, *word_ids(tokenizer)]), persistent=False)
 
@@ -140,7 +141,7 @@ class Trainee(nn.Module):
         return hidden, self.network.model.multi_modal_projector(grouped)
 
     def decode(self, audio: torch.Tensor, texts: torch.Tensor, offset: int) -> torch.Tensor:
-        """Logits (B, L, V) of each of the text ids (B, L); the audio tokens left out keep their positions."""
+        """Logits (B, L, V) of the text ids (B, L). Positions are those of a whole window's audio tokens."""
         embed = self.network.get_input_embeddings()
         count = len(audio)
         parts = [embed(self.before).expand(count, -1, -1), audio, embed(self.after).expand(count, -1, -1)]
@@ -164,12 +165,11 @@ class Trainee(nn.Module):
         return self.network.lm_head(output.last_hidden_state[:, -texts.shape[1] :])  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def _misheard(self, audio: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The texts (B, L) with some words as the decoder itself would have said them, so that it learns to go on after
-        a mistake."""
+    def _substitute(self, audio: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Replace some words of the texts (B, L) by the decoder's own guesses, which it then learns to recover from."""
         texts = batch.texts.clamp(min=0)
         guesses = self.decode(audio, texts, batch.offset).argmax(dim=-1)
-        taken = (torch.rand(texts.shape) < MISHEARD) & torch.isin(guesses, self.classes[1:])
+        taken = (torch.rand(texts.shape) < SUBSTITUTED) & torch.isin(guesses, self.classes[1:])
         return torch.where(taken & (batch.texts != self.classes[0]), guesses, texts)
 
     def forward(
@@ -177,14 +177,14 @@ class Trainee(nn.Module):
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss and its parts; `helpers` scales the helper losses, `shift` is as in `encode`.
 
-        `learner` says which part learns from the text: "none", the "decoder" alone, or "all".
+        `learner` names the part that learns from the text: "none", the "decoder" alone, or "all".
         """
         frames, audio = self.encode(batch.features, batch.offset, shift)
         text = torch.zeros(())
         if learner != "none":
-            heard = audio.detach() if learner == "decoder" else audio
-            said = self._misheard(heard.detach(), batch)
-            text = cross_entropy(self.decode(heard, said, batch.offset), batch.texts)
+            decoded_audio = audio.detach() if learner == "decoder" else audio
+            inputs = self._substitute(decoded_audio.detach(), batch)
+            text = cross_entropy(self.decode(decoded_audio, inputs, batch.offset), batch.texts)
         phoneme = cross_entropy(self.phoneme_head(frames), batch.phonemes)
         rows = self.network.get_input_embeddings().weight[self.classes]
         words = torch.stack(

@@ -1,4 +1,4 @@
-"""Turn gradients of two processes into one step: Muon for the matrices, AdamW for all else."""
+"""Turn the gradients of two processes into one step: Muon for the matrices, AdamW for all else."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ MUON_SHARE = 10.0  # Muon's rate (the spectral norm of its steps) against AdamW'
 
 
 class Muon:
-    """Momentum whose steps are made orthogonal, as `torch.optim.Muon`, which counts in bfloat16: on a CPU without units
-    for it ten times as slow."""
+    """Momentum with orthogonal steps.
+
+    As `torch.optim.Muon`, which computes in bfloat16: ten times slower on a CPU without units for it.
+    """
 
     def __init__(self, weights: list[nn.Parameter]) -> None:
         self.weights = weights
@@ -41,8 +43,8 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     return flat.T if matrix.shape[0] > matrix.shape[1] else flat  # type: ignore[no-any-return]
 
 
-class Steering:
-    """The optimizers. Muon's work is shared: each process moves half of the matrices and tells the other."""
+class Optimizer:
+    """Both optimizers. Muon's work is shared: each process moves half of the matrices and sends them to the other."""
 
     def __init__(self, rank: int, trainee: nn.Module) -> None:
         self.weights = [weight for weight in trainee.parameters() if weight.requires_grad]
@@ -67,7 +69,7 @@ class Steering:
             weight.grad = None
 
     def _average_gradients(self) -> None:
-        """The mean over the processes, with its norm limited to 1."""
+        """Take the mean over the processes and limit its norm to 1."""
         moved = [weight for weight in self.weights if weight.grad is not None]
         flat = torch.cat([weight.grad.flatten() for weight in moved if weight.grad is not None])
         distributed.all_reduce(flat)
@@ -77,6 +79,7 @@ class Steering:
 
     @torch.no_grad()
     def _exchange(self) -> None:
+        """Bring the matrices moved by each process to the other."""
         mine = {id(weight) for weight in self.mine}
         pieces = [w.flatten() if id(w) in mine else torch.zeros(w.numel()) for w in self.matrices]
         flat = torch.cat(pieces)

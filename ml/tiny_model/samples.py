@@ -1,4 +1,4 @@
-"""Speak the recordings in resources/samples, the same at every run: `python -m ml.tiny_model.do_sample`."""
+"""Speak the recordings in resources/samples, the same at every run: `python -m ml.tiny_model.samples`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from random import Random
 import numpy as np
 
 from ml.interfaces import SAMPLE_RATE
-from ml.tiny_model.corpus import encoded, write_wav
-from ml.tiny_model.evaluation import Clip, joined, recording, utterance
+from ml.tiny_model.corpus import encode_audio, encode_wav
+from ml.tiny_model.evaluate import Clip, join, recording, utterance
 from ml.tiny_model.speech import Espeak
 
 FOLDER = Path(__file__).parents[2] / "resources" / "samples"
@@ -27,13 +27,13 @@ DEMO = (
 def demo(espeak: Espeak, random: Random) -> Clip:
     """A few plain sentences, about a quarter of a minute."""
     clips = [utterance(espeak, random, DEMO_VARIANT, sentence.split()) for sentence in DEMO]
-    return joined(clips, [0.4, 0.7, 0.6, 0.8, 0.7, 0.5])
+    return join(clips, [0.4, 0.7, 0.6, 0.8, 0.7, 0.5])
 
 
 def no_speech(seed: int) -> bytes:
     """Three seconds of quiet hiss as a WAV file."""
     hiss = np.random.default_rng(seed).normal(0, 0.003, 3 * SAMPLE_RATE).astype(np.float32)
-    return write_wav(hiss)
+    return encode_wav(hiss)
 
 
 def text(clip: Clip) -> bytes:
@@ -50,16 +50,16 @@ def times(clip: Clip) -> bytes:
 def main() -> None:
     """Write every sample."""
     espeak, random = Espeak(), Random(SEED)
-    spoken = demo(espeak, random)
+    dialogue = demo(espeak, random)
     long = recording(espeak, random, "m3", 178)
     timed = recording(espeak, random, "Annie", 60)
     files = {
-        "demo.wav": write_wav(spoken.waveform),
-        "demo.mp3": encoded(spoken.waveform, 48),
-        "demo.txt": text(spoken),
-        "recording-3min.mp3": encoded(long.waveform, 24),
+        "demo.wav": encode_wav(dialogue.waveform),
+        "demo.mp3": encode_audio(dialogue.waveform, 48),
+        "demo.txt": text(dialogue),
+        "recording-3min.mp3": encode_audio(long.waveform, 24),
         "recording-3min.txt": text(long),
-        "word_times.wav": write_wav(timed.waveform),
+        "word_times.wav": encode_wav(timed.waveform),
         "word_times.json": times(timed),
         "no_speech.wav": no_speech(SEED),
     }

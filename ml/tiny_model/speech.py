@@ -1,4 +1,4 @@
-"""Speak Russian text with espeak-ng or festival and say when each word and phoneme sounds."""
+"""Synthesise Russian speech with espeak-ng or festival, with the times of words and phonemes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ml.interfaces import Waveform
 
-HELD_OUT_VARIANTS = ("m7", "f5", "klatt2", "Andy")  # kept for judging, never trained on
+HELD_OUT_VARIANTS = ("m7", "f5", "klatt2", "Andy")  # for evaluation, never trained on
 LIBRARY = "libespeak-ng.so.1"
 
 _SYNCHRONOUS = 2
@@ -29,7 +29,7 @@ _EVENT_SLACK_S = 0.004
 
 @dataclass(frozen=True)
 class Span:
-    """One word or phoneme and when it sounds."""
+    """One word or phoneme and its times."""
 
     name: str
     start_s: float
@@ -47,7 +47,7 @@ class Speech:
 
 
 @dataclass(frozen=True)
-class Manner:
+class Style:
     """How espeak-ng speaks: speed in words a minute, pitch and range 0-100, gap between words in 10 ms."""
 
     variant: str = ""
@@ -88,9 +88,9 @@ class Espeak:
         self._callback = _Callback(self._collect)
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def speak(self, text: str, manner: Manner) -> Speech:
-        """Speak space-separated words, in one manner; punctuation may follow a word."""
-        self._set(manner)
+    def speak(self, text: str, style: Style) -> Speech:
+        """Speak space-separated words in one style; punctuation may follow a word."""
+        self._set(style)
         self._pieces, self._events = [], []
         encoded = text.encode()
         self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
@@ -100,18 +100,18 @@ class Espeak:
         return Speech(waveform, self.sample_rate, self._words(text, phonemes), phonemes)
 
     def variants(self) -> list[str]:
-        """Names of the installed voice variants, as `Manner.variant` takes them."""
+        """Names of the installed voice variants, as `Style.variant` takes them."""
         path = c_char_p()
         self._library.espeak_Info.restype = c_char_p
         self._library.espeak_Info(ctypes.byref(path))
         folder = Path((path.value or b"").decode()) / "voices" / "!v"
         return sorted(file.name for file in folder.iterdir() if file.is_file())
 
-    def _set(self, manner: Manner) -> None:
-        name = f"ru+{manner.variant}" if manner.variant else "ru"
+    def _set(self, style: Style) -> None:
+        name = f"ru+{style.variant}" if style.variant else "ru"
         if self._library.espeak_SetVoiceByName(name.encode()) != 0:
             raise ValueError(f"espeak-ng has no voice {name}")
-        values = {_RATE: manner.speed, _PITCH: manner.pitch, _RANGE: manner.pitch_range, _WORD_GAP: manner.word_gap}
+        values = {_RATE: style.speed, _PITCH: style.pitch, _RANGE: style.pitch_range, _WORD_GAP: style.word_gap}
         for parameter, value in values.items():
             self._library.espeak_SetParameter(parameter, value, 0)
 
@@ -160,7 +160,7 @@ _FESTIVAL_SCRIPT = """(voice_msu_ru_nsh_clunits)
 
 
 def festival_speech(texts: list[str]) -> list[Speech]:
-    """Speak texts with festival's Russian voice in one process; no phonemes are given."""
+    """Speak texts with festival's Russian voice in one process; it gives no phonemes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         calls = [f'(say "{text}" "{folder}/{index}")' for index, text in enumerate(texts)]

@@ -8,11 +8,10 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from ml.borealis.prompt import END_OF_AUDIO, START_OF_AUDIO, SYSTEM_TEXT, USER_TEXT
 from ml.tiny_model import vocabulary
 
-SYSTEM = "Вы полезный помощник по автоматическому распознаванию речи. Точно транскрибируйте аудио в текст."
-USER = "Транскрибируйте это аудио: <|start_of_audio|><|end_of_audio|>"
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|start_of_audio|>", "<|end_of_audio|>"]
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", START_OF_AUDIO, END_OF_AUDIO]
 SPLIT = (  # Qwen2's pre-tokenisation
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -32,7 +31,7 @@ TEMPLATE = (  # Qwen2.5's without tools
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer; the same at every run."""
+    """Train the tokenizer; the same at every run."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -49,27 +48,18 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    prompt = ["system\n", "user\n", "assistant\n", SYSTEM, USER.split("<")[0]]
+    prompt = ["system\n", "user\n", "assistant\n", SYSTEM_TEXT, USER_TEXT.split("<")[0]]
     tokenizer.train_from_iterator([f" {word}" for word in vocabulary.words()] * 2 + prompt, trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>", "<|start_of_audio|>", "<|end_of_audio|>"],
+        additional_special_tokens=SPECIAL[1:],
         chat_template=TEMPLATE,
         clean_up_tokenization_spaces=False,
         model_max_length=32768,
     )
-
-
-def prompt_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt before and after the audio; each side keeps its audio token."""
-    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": USER}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    cut = ids.index(tokenizer.convert_tokens_to_ids("<|start_of_audio|>")) + 1
-    return ids[:cut], ids[cut:]
 
 
 def word_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:

@@ -20,17 +20,17 @@ from transformers import VoxtralForConditionalGeneration
 
 from ml.tiny_model import vocabulary
 from ml.tiny_model.corpus import Pool, trained_variants
-from ml.tiny_model.decoder_init import begin
-from ml.tiny_model.evaluation import Clip, recording, short_clips
+from ml.tiny_model.decoder_init import init_decoder
+from ml.tiny_model.evaluate import Clip, recording, short_clips
 from ml.tiny_model.mel import mel_power, whisper_scale
 from ml.tiny_model.network import BLOCK, Shape, Trainee, build_network
-from ml.tiny_model.optimizer import PROCESSES, Steering
+from ml.tiny_model.optimizer import PROCESSES, Optimizer
 from ml.tiny_model.speech import Espeak
 from ml.tiny_model.tokenizer import train_tokenizer, word_ids
 from ml.tiny_model.windows import WHOLE, WindowMaker
 
 WARMUP_STEPS = 50
-FITTED_WINDOWS = 64  # that the decoder's first values are fitted to
+FITTED_WINDOWS = 64  # to which the decoder's initial weights are fitted
 
 
 class Trainer:
@@ -54,33 +54,33 @@ class Trainer:
         if chosen.aim_decoder:
             windows = WindowMaker(pools, shares, ids, end, seed + PROCESSES)  # the same in every process
             windows.strength = chosen.strength[0]
-            begin(self.trainee, windows.batch(FITTED_WINDOWS, WHOLE, chosen.single))
+            init_decoder(self.trainee, windows.batch(FITTED_WINDOWS, WHOLE, chosen.single))
         self.average = {name: value.clone() for name, value in self.trainee.state_dict().items()}
         self.windows = WindowMaker(pools, shares, ids, end, seed + rank)
         self.blocks = np.random.default_rng(seed)  # the same in every process
-        self.steering = Steering(rank, self.trainee)
+        self.optimizer = Optimizer(rank, self.trainee)
 
     def run(self) -> None:
         """Train for the chosen steps."""
-        begun, spoken, tested = time.time(), time.time(), time.time()
+        started_s, logged_s, tested_s = time.time(), time.time(), time.time()
         parts = dict[str, float]()
         for done in range(self.chosen.steps):
             progress = done / self.chosen.steps
             rate = self._rate(progress, done)
             for name, value in self._train_step(rate, progress).items():
                 parts[name] = 0.95 * parts.get(name, value) + 0.05 * value
-            if self.rank == 0 and time.time() - spoken > 30:
-                per_step = (time.time() - begun) / (done + 1)
+            if self.rank == 0 and time.time() - logged_s > 30:
+                per_step = (time.time() - started_s) / (done + 1)
                 figures = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
                 print(
                     f"{time.strftime('%H:%M:%S')} step {self.step} {per_step:.2f} s rate {rate:.5f} {figures}",
                     flush=True,
                 )
-                spoken = time.time()
-            if self._shared(time.time() - tested) > 60 * self.chosen.test_every:
+                logged_s = time.time()
+            if self._shared(time.time() - tested_s) > 60 * self.chosen.test_every:
                 self.save()
                 self.test()
-                tested = time.time()
+                tested_s = time.time()
         self.save()
         self.test()
 
@@ -107,7 +107,7 @@ class Trainer:
         parts: dict[str, float]
         loss, parts = self.trainee(batch, self.chosen.helpers, self.chosen.text, shift)
         loss.backward()
-        self.steering.step(rate)
+        self.optimizer.step(rate)
         self.step += 1
         self._average_weights()
         return parts
@@ -126,7 +126,7 @@ class Trainer:
             (self.chosen.run / "next.pt").replace(self.chosen.run / "last.pt")
 
     def _restore(self, start: Path) -> None:
-        """Go on from the average of a run, or from an exported folder, which has no helper heads."""
+        """Continue from the average of a run, or from an exported folder, which has no helper heads."""
         if start.is_dir():
             network = VoxtralForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
             self.trainee.network.load_state_dict(network.state_dict())
@@ -138,7 +138,7 @@ class Trainer:
         self.step = state["step"]
 
     def test(self) -> None:
-        """Print the word error rate of the averaged weights on unseen speech: each process judges its own sets."""
+        """Print the word error rate of the averaged weights on unseen speech; the processes share the sets."""
         if self.chosen.text == "none":
             return
         kept = {name: value.clone() for name, value in self.trainee.state_dict().items()}
@@ -149,7 +149,7 @@ class Trainer:
 
 
 def test_sets() -> list[tuple[str, list[Clip]]]:
-    """Unseen sentences in trained voices and in those held out, one a clip and many."""
+    """Unseen sentences in trained and in held-out voices, one or many in a clip."""
     espeak, random = Espeak(), Random(78)
     voices = trained_variants(espeak)
     long = [recording(espeak, random, random.choice(voices), 26) for _ in range(8)]
@@ -162,13 +162,13 @@ def test_sets() -> list[tuple[str, list[Clip]]]:
 
 def error_rate(trainee: Trainee, clips: list[Clip]) -> float:
     """Word error rate on clips of at most 30 s, each padded to that as the service does."""
-    said: list[list[int]] = []
+    found: list[list[int]] = []
     for place in range(0, len(clips), 8):
-        said += greedy(trainee, torch.stack([features(clip) for clip in clips[place : place + 8]]))
+        found += greedy(trainee, torch.stack([features(clip) for clip in clips[place : place + 8]]))
     words = {number: str(index) for index, number in enumerate(trainee.classes.tolist())}
     numbers = {word: str(index + 1) for index, word in enumerate(vocabulary.words())}
     references = [" ".join(numbers[word] for word in clip.words) for clip in clips]
-    return float(jiwer.wer(references, [" ".join(words.get(number, "?") for number in row) for row in said]))
+    return float(jiwer.wer(references, [" ".join(words.get(number, "?") for number in row) for row in found]))
 
 
 def features(clip: Clip) -> torch.Tensor:
@@ -180,7 +180,7 @@ def features(clip: Clip) -> torch.Tensor:
 
 @torch.no_grad()
 def greedy(trainee: Trainee, inputs: torch.Tensor, limit: int = 100) -> list[list[int]]:
-    """Token ids that the model says for features (B, 128, T), up to its end token."""
+    """Decode features (B, 128, T) greedily to token ids, up to the end token."""
     end = int(trainee.classes[0])
     audio = trainee.encode(inputs, 0)[1]
     texts = torch.zeros(len(inputs), 1, dtype=torch.long)
@@ -192,7 +192,7 @@ def greedy(trainee: Trainee, inputs: torch.Tensor, limit: int = 100) -> list[lis
     return [row[: row.index(end)] if end in row else row for row in texts[:, :-1].tolist()]
 
 
-def work(rank: int, chosen: argparse.Namespace) -> None:
+def run_process(rank: int, chosen: argparse.Namespace) -> None:
     """One process of the training."""
     torch.set_num_threads(1)
     distributed.init_process_group(
@@ -207,7 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pools", type=Path, nargs="+", required=True)
     parser.add_argument("--run", type=Path, required=True, help="folder for last.pt")
-    parser.add_argument("--start", type=Path, help="a last.pt or an exported folder to go on from")
+    parser.add_argument("--start", type=Path, help="a last.pt or an exported folder to continue from")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--frames", type=int, default=600, help="mel frames in a window")
     parser.add_argument("--windows", type=int, default=8, help="windows a step in each process")
@@ -218,17 +218,17 @@ def main() -> None:
     parser.add_argument(
         "--strength", type=float, nargs=2, default=(0.2, 1.0), help="of augmentation at the start and at the end"
     )
-    parser.add_argument("--blocked", type=float, default=0.75, help="share of steps whose encoder sees 6 s at a time")
+    parser.add_argument("--blocked", type=float, default=0.75, help="share of steps whose encoder attends within 6 s")
     parser.add_argument(
         "--text", choices=("none", "decoder", "all"), default="all", help="which part learns from the text"
     )
-    parser.add_argument("--aim-decoder", action="store_true", help="let the decoder begin by following the speech")
+    parser.add_argument("--aim-decoder", action="store_true", help="initialise the decoder as decoder_init.py does")
     parser.add_argument("--test-every", type=float, default=4, help="minutes")
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     chosen.run.mkdir(parents=True, exist_ok=True)
     (chosen.run / "rendezvous").unlink(missing_ok=True)
-    spawn(work, (chosen,), PROCESSES)
+    spawn(run_process, (chosen,), PROCESSES)
 
 
 if __name__ == "__main__":

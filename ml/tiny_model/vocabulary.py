@@ -1,4 +1,4 @@
-"""The words the tiny model knows and random texts made of them."""
+"""The tiny model's words, and random sentences of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def words() -> list[str]:
 
 
 def number_phrase(random: Random) -> list[str]:
-    """A number below two thousand as it is said in Russian."""
+    """A number below two thousand in Russian words."""
     phrase: list[str] = []
     if random.random() < 0.2:
         phrase.append("тысяча")
@@ -49,7 +49,7 @@ def number_phrase(random: Random) -> list[str]:
 def sentence(random: Random, known: list[str]) -> list[str]:
     """An utterance of known words in any order: 3-8 as a rule, fewer sometimes, numbers in between."""
     length = random.randint(1, 2) if random.random() < 0.08 else random.randint(3, 8)
-    said: list[str] = []
-    while len(said) < length:
-        said += number_phrase(random) if random.random() < 0.08 else [random.choice(known)]
-    return said[:length]
+    chosen: list[str] = []
+    while len(chosen) < length:
+        chosen += number_phrase(random) if random.random() < 0.08 else [random.choice(known)]
+    return chosen[:length]

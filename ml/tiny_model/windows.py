@@ -1,4 +1,4 @@
-"""Lay utterances of the pools out on windows as the service would cut them, with labels and augmentation."""
+"""Draw training windows from the pools, as the service would cut them, with labels and augmentation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Batch:
     """B windows of T mel frames that begin at encoder position `offset` of 30 s.
 
     `features` (B, 128, T); `phonemes` (B, T/2) a class per encoder frame; `words` (4, B, T/8) word classes per audio
-    token, 0 for none: the word that sounds, then the next to begin, the last begun and the one before it; `texts`
+    token, 0 for none: the current word, the next to begin, the last begun and the one before it; `texts`
     (B, L) token ids with the end token. -100 is ignored.
     """
 
@@ -38,7 +38,7 @@ class Batch:
 
 @dataclass
 class Window:
-    """One window under construction."""
+    """One window while it is made."""
 
     power: Floats  # (T, 128)
     phonemes: npt.NDArray[np.int64]  # (T,)
@@ -47,7 +47,7 @@ class Window:
 
 
 class WindowMaker:
-    """Draws windows from pools of speech; every draw follows from the seed."""
+    """Draws windows from pools of speech; the seed determines every draw."""
 
     def __init__(self, pools: list[Pool], shares: list[float], word_ids: list[int], end_id: int, seed: int) -> None:
         self._pools, self._shares = pools, np.array(shares) / sum(shares)
@@ -55,7 +55,7 @@ class WindowMaker:
         self._by_voice = [{v: np.flatnonzero(pool.voices == v) for v in np.unique(pool.voices)} for pool in pools]
         self._word_ids, self._end_id = word_ids, end_id
         self._noises = augment.noise_bank(self._random)
-        self.strength = 1.0  # how often speech is changed, from 0 to 1
+        self.strength = 1.0  # how often speech is augmented, from 0 to 1
 
     def batch(self, count: int, frames: int, single: float) -> Batch:
         """`count` windows; a share `single` of them holds one utterance only."""
@@ -80,8 +80,8 @@ class WindowMaker:
         times = np.arange(frames // 8) * 8 + 3.0  # the middle of each audio token
         begun = np.searchsorted(np.array([start for _, start, _ in window.words]), times, "right")
         ended = np.searchsorted(np.array([end for _, _, end in window.words]), times, "right")
-        sounding = np.where(begun > ended, numbers[begun + 1], 0)
-        return np.stack([sounding, *(numbers[begun + place] for place in (2, 1, 0))])
+        current = np.where(begun > ended, numbers[begun + 1], 0)
+        return np.stack([current, *(numbers[begun + place] for place in (2, 1, 0))])
 
     def _window(self, frames: int, single: float) -> Window:
         random = self._random
@@ -96,7 +96,7 @@ class WindowMaker:
         return window
 
     def _fill(self, window: Window, single: bool) -> None:
-        """Place utterances, mostly of one voice, until the window is full."""
+        """Put in utterances, mostly of one voice, until the window is full."""
         random, frames = self._random, len(window.power)
         which = int(random.choice(len(self._pools), p=self._shares))
         pool = self._pools[which]
@@ -116,7 +116,7 @@ class WindowMaker:
             place += placed + 10 + int(random.exponential(pause))
 
     def _place(self, window: Window, pool: Pool, utterance: int, place: int) -> int:
-        """Put an utterance at a frame if it fits; returns its frames or 0."""
+        """Put an utterance at a frame if it fits; return its frames, or 0."""
         first, count, first_word, words = (int(value) for value in pool.utterances[utterance])
         stretch = float(self._random.uniform(0.88, 1.14)) if self._random.random() < 0.4 * self.strength else 1.0
         length = int(count * stretch)
@@ -133,7 +133,7 @@ class WindowMaker:
         return length
 
     def _add_noise(self, window: Window) -> None:
-        """Add noise to the recording, which may end before the window does: zeros follow it then."""
+        """Add noise up to the end of the recording, which may come before that of the window: zeros follow."""
         random, frames = self._random, len(window.power)
         end = frames if random.random() < 0.5 else int(random.integers(window.end, frames + 1))
         noise = self._noises[int(random.integers(len(self._noises)))]

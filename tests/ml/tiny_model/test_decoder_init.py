@@ -1,4 +1,4 @@
-"""The tiny model's decoder begins by following what was heard, before any training."""
+"""The tiny model's decoder follows the words in the audio before any training."""
 
 import torch
 
@@ -10,13 +10,13 @@ from ml.tiny_model.windows import WORD_ROWS, Batch
 WINDOWS, WORDS, EACH = 12, 25, 15  # windows, words in each, audio tokens a word
 
 
-def heard(trainee: Trainee, ids: list[int], end: int) -> tuple[torch.Tensor, Batch]:
-    """Audio tokens that tell, each in its third, the next word and the last two; words occur twice and more."""
+def worded_audio(trainee: Trainee, ids: list[int], end: int) -> tuple[torch.Tensor, Batch]:
+    """Audio tokens that hold, each in its third, the next word and the last two; words occur twice and more."""
     numbers = torch.randint(1, 13, (WINDOWS, WORDS))
     padded = torch.nn.functional.pad(numbers, (1, 1))
     place = torch.arange(WORDS).repeat_interleave(EACH)
     rows = [padded[:, place + 1], *(padded[:, place + shift] for shift in (2, 1, 0))]
-    words = torch.stack(rows)  # (4, B, 375): sounding, next, last, second
+    words = torch.stack(rows)  # (4, B, 375): current, next, last, second
     table = trainee.network.get_input_embeddings().weight[trainee.classes]
     third = table.shape[1] // 3
     audio = torch.cat([table[row] @ torch.randn(table.shape[1], third) for row in words[1:]], dim=2)
@@ -26,15 +26,15 @@ def heard(trainee: Trainee, ids: list[int], end: int) -> tuple[torch.Tensor, Bat
 
 
 @torch.no_grad()
-def test_the_aimed_decoder_says_the_words_it_hears_in_their_order() -> None:
+def test_aimed_decoder_gives_the_words_of_the_audio_in_their_order() -> None:
     torch.manual_seed(4)
     tokenizer = train_tokenizer()
     trainee = Trainee(build_network(tokenizer, Shape()), tokenizer)
-    audio, batch = heard(trainee, word_ids(tokenizer), tokenizer.eos_token_id)
+    audio, batch = worded_audio(trainee, word_ids(tokenizer), tokenizer.eos_token_id)
     assert len(batch.words) == WORD_ROWS and audio.shape[1] == AUDIO_TOKENS == WORDS * EACH
     before = trainee.decode(audio, batch.texts, 0).argmax(dim=-1)
     aim_decoder(trainee, audio, batch)
     after = trainee.decode(audio, batch.texts, 0).argmax(dim=-1)
-    # the first two words have no two before them to be found by
-    right = [float((said == batch.texts)[:, 2:].float().mean()) for said in (before, after)]
+    # the first two words have no two before them, by which the place in the audio is found
+    right = [float((words == batch.texts)[:, 2:].float().mean()) for words in (before, after)]
     assert right[0] < 0.1 and right[1] > 0.75, right

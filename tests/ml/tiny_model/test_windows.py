@@ -1,4 +1,4 @@
-"""The tiny model's training windows: labels lie where the speech lies."""
+"""The tiny model's training windows: labels are where the speech is."""
 
 import numpy as np
 import pytest
@@ -28,14 +28,14 @@ def maker(pool: Pool) -> WindowMaker:
     return result
 
 
-def test_a_window_says_its_words_and_ends(pool: Pool) -> None:
+def test_text_of_a_window_is_its_words_and_an_end(pool: Pool) -> None:
     batch = maker(pool).batch(8, 600, single=1.0)
     assert batch.features.shape == (8, 128, 600)
     texts = {tuple(row[row != IGNORED].tolist()) for row in batch.texts}
     assert texts <= {(11, 12, END_ID), (END_ID,)}
 
 
-def test_word_labels_lie_on_the_speech(pool: Pool) -> None:
+def test_word_labels_are_on_the_speech(pool: Pool) -> None:
     batch = maker(pool).batch(8, 600, single=1.0)
     for features, current in zip(batch.features, batch.words[0], strict=True):
         if current.any():
@@ -43,14 +43,14 @@ def test_word_labels_lie_on_the_speech(pool: Pool) -> None:
             assert (loud == (current > 0)).float().mean() > 0.97
 
 
-def test_word_labels_tell_the_next_word_and_the_last_two(pool: Pool) -> None:
+def test_word_labels_give_the_next_word_and_the_last_two(pool: Pool) -> None:
     words = maker(pool).batch(8, 600, single=1.0).words
     assert (words == 3).any()
-    for sounding, following, last, second in words.transpose(0, 1):
-        first_word, second_word = sounding == 2, sounding == 3
-        assert (following[first_word] == 3).all() and (second[first_word] == 0).all()
-        assert (second[second_word] == 2).all() and (following[second_word] == 0).all()
-        assert torch.equal(last[sounding > 0], sounding[sounding > 0])
+    for current, upcoming, last, second in words.transpose(0, 1):
+        first_word, second_word = current == 2, current == 3
+        assert (upcoming[first_word] == 3).all() and (second[first_word] == 0).all()
+        assert (second[second_word] == 2).all() and (upcoming[second_word] == 0).all()
+        assert torch.equal(last[current > 0], current[current > 0])
 
 
 def test_the_same_seed_draws_the_same_windows(pool: Pool) -> None:
