@@ -45,6 +45,10 @@ class ManagedEngine(Engine, Protocol):
     """An engine with a life cycle, as a service runs it."""
 
     @property
+    def max_chunk_s(self) -> float:
+        """Longest chunk that its model takes."""
+
+    @property
     def is_alive(self) -> bool:
         """Whether its thread runs."""
 

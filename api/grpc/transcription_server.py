@@ -25,6 +25,7 @@ from resources.config import ConfigurationError, Settings, load_settings
 from resources.logs import configure_logging
 from services.transcription.implementations import *  # noqa: F403 - all names in __all__ are available below
 from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
+from services.transcription.implementations.onnx_service import OnnxTranscriptionService
 from services.transcription.implementations.whisper_service import WhisperTranscriptionService
 from services.transcription.interface import ITranscriptionService
 
@@ -34,6 +35,7 @@ AVAILABLE_IMPLEMENTATIONS: dict[str, type[ITranscriptionService]] = {
     "borealis": BorealisTranscriptionService,  # noqa: F405
     "borealis-ray": BorealisRayTranscriptionService,
     "whisper": WhisperTranscriptionService,
+    "onnx": OnnxTranscriptionService,
 }
 
 EXIT_UNHEALTHY = 70  # exit code: a supervisor should restart the process

@@ -43,6 +43,7 @@ class ClusterEngine:
     """
 
     busy_without_progress_s = 0.0  # each replica watches its own engine
+    max_chunk_s = 30.0  # Borealis's window
 
     def __init__(
         self,

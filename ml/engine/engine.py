@@ -45,6 +45,11 @@ class Engine:
         return self._scheduler.stats
 
     @property
+    def max_chunk_s(self) -> float:
+        """Longest chunk that the model takes."""
+        return self._scheduler.max_chunk_samples / SAMPLE_RATE
+
+    @property
     def is_alive(self) -> bool:
         """Whether the engine's thread runs."""
         return self._thread.is_alive()

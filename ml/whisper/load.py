@@ -1,12 +1,12 @@
 """Takes Whisper from MODEL_NAME to a warm engine."""
 
 import logging
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml.cpu import usable_cpus
 from ml.engine.engine import Engine
 from ml.engine.micro_batch import MicroBatchScheduler
 from ml.errors import DeviceUnavailableError, ModelError, ModelFormatError, PackageMissingError, RecognitionError
@@ -84,7 +84,7 @@ def load_model(options: WhisperOptions) -> "WhisperModel":
     _check_files(folder)
     device, index = _resolve_device(options.device, ctranslate2.get_cuda_device_count())
     compute_type = _resolve_dtype(options.dtype, device, ctranslate2.get_supported_compute_types(device, index))
-    threads = options.cpu_threads or _processors()
+    threads = options.cpu_threads or usable_cpus()
     workers = min(threads, CPU_WORKERS) if device == "cpu" else 1
     _log.info("⏳ Загрузка модели %s (%s, %s)", Path(options.name).name, device, compute_type)
     try:
@@ -147,8 +147,3 @@ def _explain(error: BaseException) -> ModelError:
     return ModelFormatError(
         f"Модель, заданная в MODEL_NAME, повреждена или это не Whisper в формате CTranslate2. {ADVICE}"
     )
-
-
-def _processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

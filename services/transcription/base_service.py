@@ -18,7 +18,7 @@ from ml.errors import SpeechError
 from ml.interfaces import Capabilities, RecognitionOptions
 from ml.pipeline.pipeline import Pipeline
 from ml.transcript import Completion, Segment, Transcript
-from resources.config import Settings
+from resources.config import CHUNK_DURATION_S, Settings
 from services.transcription.admission import Admission
 from services.transcription.errors import (
     ERROR_CODE_TRAILER,
@@ -42,6 +42,7 @@ class TranscriptionServiceBase(ITranscriptionService):
     """
 
     capabilities = Capabilities()
+    max_chunk_s = float(CHUNK_DURATION_S)  # longest chunk that `recognise` takes, whatever MODEL_CHUNK_DURATION says
     _transcriber: Transcriber
     _with_filenames = True
 
@@ -53,7 +54,7 @@ class TranscriptionServiceBase(ITranscriptionService):
         decoder = AudioDecoder(
             find_ffmpeg(settings.ffmpeg_binary), settings.audio_max_duration_s, settings.audio_decode_timeout_s
         )
-        pipeline = Pipeline(decoder, settings.model_chunk_duration, self.recognise)
+        pipeline = Pipeline(decoder, min(settings.model_chunk_duration, self.max_chunk_s), self.recognise)
         admission = Admission(settings.admission_max_bytes, settings.admission_max_queued_audio_s, self.queued_audio_s)
         self._transcriber = Transcriber(pipeline, admission, settings.stream_max_bytes, self._log_received)
         self._with_filenames = settings.logging_filenames

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from generated.v1 import transcription_pb2_grpc
+from ml.audio.ffmpeg import find_ffmpeg
 from ml.audio.splitter import Chunk
 from ml.interfaces import ManagedEngine, RecognitionOptions
 from ml.pipeline.recogniser import recognise_with
@@ -46,12 +47,14 @@ class EngineService(TranscriptionServiceBase, transcription_pb2_grpc.Transcripti
 
     def start(self, settings: Settings) -> None:
         """Load the model, once, and run a warm-up inference."""
-        super().start(settings)
+        find_ffmpeg(settings.ffmpeg_binary)  # before the model, which takes longer to load
         name = self.model_name(settings)
         folder = Path(name)
         self._identity = (folder.name if folder.is_dir() else name, settings.model_revision or "")
         self._watchdog_timeout_s = settings.watchdog_timeout_s
         self._engine = self.create_engine(settings)
+        self.max_chunk_s = self._engine.max_chunk_s
+        super().start(settings)
         self._recognise = recognise_with(self._engine, self.window(settings))
 
     def recognise(
