@@ -35,7 +35,7 @@ lint: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
 	touch $@
 
-.venv/installed: requirements.txt requirements-whisper.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-whisper.txt requirements-onnx.txt requirements-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt

@@ -35,6 +35,7 @@ class Sleeper:
     """An engine of `SLOTS` chunks that sleeps `takes_s` over each, and costs no processor time. Close it."""
 
     is_alive, busy_without_progress_s, queued_audio_s = True, 0.0, 0.0
+    max_chunk_s = 30.0
 
     def __init__(self, takes_s: float) -> None:
         self._takes_s = takes_s
