@@ -1,10 +1,11 @@
 # make demo: see the service work; make demo FILE=recording.mp3: on a recording.   make test: the tests.   make check: everything a change must pass.
 # make test-ray: the tests with a Ray cluster, one after the other; installs requirements-ray.txt.
 # make test-slow: the tests that take longer.   make soak: 10,000 mixed requests.   make benchmark: docs/performance.md.
+# make rehearsal: the start with random weights of full size (10 GB of memory and disk); installs requirements-rehearsal.txt.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint test-slow test-ray soak benchmark
+.PHONY: demo test check lint test-slow test-ray soak benchmark rehearsal
 demo: .venv/installed
 	$(BIN)/python -m tests.demo $(if $(FILE),"$(FILE)")
 
@@ -25,6 +26,9 @@ soak: .venv/installed
 benchmark: .venv/installed
 	$(BIN)/python -m ml.benchmark --weights bundled --device cpu
 
+rehearsal: .venv/rehearsal-installed
+	$(BIN)/python -m tests.load.rehearsal
+
 lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -33,6 +37,10 @@ lint: .venv/installed
 
 .venv/ray-installed: .venv/installed requirements-ray.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
+	touch $@
+
+.venv/rehearsal-installed: .venv/installed requirements-rehearsal.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-rehearsal.txt
 	touch $@
 
 .venv/installed: requirements.txt requirements-whisper.txt requirements-onnx.txt requirements-dev.txt

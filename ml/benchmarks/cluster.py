@@ -27,7 +27,7 @@ CHUNK_S = 30.0
 SLOTS = 8
 TAKES_S = 0.56  # of a chunk, so that a replica does 14 chunks a second, 430 times real time
 SINGLE_S = 0.05  # of a chunk where the overhead is measured
-REPLICA_CPUS = 0.5  # as much as two replicas on one machine want of Ray's count
+REPLICA_CPUS = 0.5  # so that Ray places two replicas on one machine
 START_TIMEOUT_S = 300.0
 
 

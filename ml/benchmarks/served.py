@@ -161,7 +161,7 @@ def _send_paced(server: Server, path: Path) -> Process:
 
 
 def _line(workload: str, strategy: str, answers: Sequence[dict[str, float]]) -> Line:
-    """A line whose throughput is that of its calls one after the other."""
+    """A line of calls made one after the other."""
     latencies_s = [answer["processing_time"] for answer in answers]
     audio_s = sum(answer["audio_duration"] for answer in answers)
     run = Run(Answers(latencies_s, audio_s=audio_s, chunks=len(answers)), Usage(sum(latencies_s)))

@@ -16,7 +16,7 @@ SpecMaker = Callable[[dict[str, Any], ClusterOptions], ReplicaSpec]
 def app(args: dict[str, Any]) -> serve.Application:
     """Build replicas of the model family `engine` (by default borealis); all other `args` are its options.
 
-    How many replicas there are, and what each gets, the file says under `deployments`.
+    The number of replicas and their resources are in the file under `deployments`.
     """
     options = ClusterOptions()
     model = {name: value for name, value in args.items() if name != "engine"}

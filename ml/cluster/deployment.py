@@ -123,7 +123,7 @@ def bind(spec: ReplicaSpec, scale: Scale) -> serve.Application:
 
 
 def last_line(text: str) -> str:
-    """The last line of a message of Ray's, which says what is wrong."""
+    """The last line of a message of Ray's, which holds the reason."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 

@@ -25,7 +25,7 @@ MAX_DEATHS = 3  # a chunk over which so many replicas die is not sent to another
 INITIAL_BACKOFF_S = 0.05  # before another attempt; doubled each time
 MAX_BACKOFF_S = 1.0
 CLOSE_TIMEOUT_S = 5.0  # for calls that are cancelled
-# The replica, its node or its place in the queue is gone, which says nothing of the chunk: another replica may answer.
+# Losses of the replica, its node or its place in the queue: another replica may answer.
 RETRYABLE = (
     ray.exceptions.RayError,
     serve.exceptions.BackPressureError,

@@ -15,7 +15,7 @@ from ml.tiny_model.windows import IGNORED, Batch
 HEAD = 64
 SLOW = torch.cat([torch.arange(16, 32), torch.arange(48, 64)])  # channels that rotary positions hardly rotate
 GATE, GATE_SCORE = torch.tensor([15]), 20.0  # the channel that keeps attention on the audio, and how much
-FAST = 8  # pairs of channels that tell one position from the next
+FAST = 8  # pairs of channels whose rotation differs from one position to the next
 PREVIOUS_SHARPNESS = 7.0  # of the head that attends to the previous word
 PREVIOUS_GAIN = 1.5  # of the previous word against the word itself
 MATCH_SCORE = 12.0  # by which a match in both words leads in attention

@@ -121,7 +121,7 @@ class Trainee(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoder frames (B, T/2, D) and audio tokens (B, T/8, H) of features (B, 128, T).
 
-        `offset` says at which encoder position of the 30 s the features begin. With a `shift` attention stays within
+        `offset` is the encoder position of the 30 s at which the features begin. With a `shift` attention stays within
         blocks of 6 s that begin there, at half the cost of a whole window; blocks wrap around.
         """
         tower = self.network.model.audio_tower

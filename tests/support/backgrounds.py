@@ -1,4 +1,4 @@
-"""Makes what is heard where nobody speaks: silence, noises, music, breaths. All at 16 kHz."""
+"""Recordings without speech: silence, noises, music, breaths. All at 16 kHz."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def silence(duration_s: float, random: Random) -> Waveform:
 
 
 def room(duration_s: float, random: Random) -> Waveform:
-    """What a good microphone hears of a quiet room."""
+    """A quiet room through a good microphone."""
     return _at_level(random.standard_normal(_samples(duration_s)), ROOM_LEVEL)
 
 

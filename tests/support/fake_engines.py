@@ -15,7 +15,7 @@ from ml.errors import EngineStoppedError, RecognitionError
 from ml.interfaces import RecognitionOptions, Waveform
 from ml.transcript import Completion
 
-# The first sample of a chunk says what the engine does with it; with any other value it answers.
+# The first sample of a chunk selects what the engine does with it; with any other value it answers.
 FAIL, STOP, EXIT, SLOW = 0.5, 0.25, 0.125, 0.0625
 SLOW_S = 600.0  # over a slow chunk, unless it is cancelled: longer than any test
 
