@@ -5,6 +5,8 @@ from ml.transcript import Segment, Transcript, Word
 from services.transcription.options import RequestOptions
 from services.transcription.request import AudioInfo
 
+CONFIDENCE_DIGITS = 3  # the digits behind them depend on the batch in which a chunk is decoded
+
 
 def to_audio_info(message: transcription_pb2.AudioRequest | transcription_pb2.AudioChunk) -> AudioInfo:
     """The description of the audio in a request, or in the first message of a stream."""
@@ -52,7 +54,7 @@ def to_segment(segment: Segment) -> transcription_pb2.Segment:
         text=segment.text,
         status=segment.status.value,
         channel=segment.channel,
-        confidence=segment.confidence,
+        confidence=_rounded(segment.confidence),
         words=[_to_word(word) for word in segment.words],
     )
 
@@ -62,6 +64,10 @@ def _to_word(word: Word) -> transcription_pb2.Word:
         text=word.text,
         start_s=word.start_s,
         end_s=word.end_s,
-        confidence=word.confidence,
+        confidence=_rounded(word.confidence),
         is_estimated=word.is_estimated,
     )
+
+
+def _rounded(confidence: float | None) -> float | None:
+    return None if confidence is None else round(confidence, CONFIDENCE_DIGITS)
