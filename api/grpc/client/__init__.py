@@ -3,5 +3,14 @@
 from api.grpc.client.client import TranscriptionClient
 from api.grpc.client.responses import IncompleteAnswerError, TranscriptionRefusedError
 from api.grpc.client.retry import RetryPolicy
+from generated.v1.transcription_pb2 import MIX, SEPARATE, TranscriptionOptions
 
-__all__ = ["IncompleteAnswerError", "RetryPolicy", "TranscriptionClient", "TranscriptionRefusedError"]
+__all__ = [
+    "MIX",
+    "SEPARATE",
+    "IncompleteAnswerError",
+    "RetryPolicy",
+    "TranscriptionClient",
+    "TranscriptionOptions",
+    "TranscriptionRefusedError",
+]

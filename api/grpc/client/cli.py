@@ -8,10 +8,11 @@ from pathlib import Path
 
 from api.grpc.client.batch import Exit, Worker, run_all
 from api.grpc.client.client import DEFAULT_ADDRESS, DEFAULT_CHUNK_BYTES, Response, TranscriptionClient
-from api.grpc.client.console import Report, call_bars, files_bar, print_status, protect_console
+from api.grpc.client.console import Report, call_bars, files_bar, print_status, protect_console, skipped_line
 from api.grpc.client.files import Job, UsageError, plan
-from api.grpc.client.formats import ENDINGS, WRITERS
+from api.grpc.client.formats import ENDINGS, SUBTITLES, WRITERS
 from api.grpc.client.retry import RetryPolicy
+from generated.v1.transcription_pb2 import MIX, SEPARATE, TranscriptionOptions
 
 TOKEN_VARIABLE = "TRANSCRIPTION_TOKEN"
 DEFAULT_JOBS = 4
@@ -38,12 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _plan(flags: argparse.Namespace) -> list[Job]:
     try:
-        jobs = plan(flags.files, flags.output, ENDINGS[flags.format])
+        planned = plan(flags.files, flags.output, ENDINGS[flags.format])
     except OSError as error:
         raise UsageError(f"Не удалось прочитать папку {error.filename}: {error.strerror}") from error
-    if len(jobs) > 1 and flags.output is None and flags.format != "text":
+    if len(planned.jobs) > 1 and flags.output is None and flags.format != "text":
         raise UsageError(f"Несколько файлов с --format {flags.format} в stdout не разделить: укажите папку (-o)")
-    return jobs
+    if planned.skipped:
+        print_status(skipped_line(planned.skipped))
+    return planned.jobs
 
 
 def _connect(flags: argparse.Namespace) -> TranscriptionClient:
@@ -84,8 +87,9 @@ def _transcribe_all(jobs: list[Job], client: TranscriptionClient, flags: argpars
 
 
 def _send(client: TranscriptionClient, path: Path, flags: argparse.Namespace, with_bars: bool) -> Response:
+    options = _options(flags)
     if not flags.stream:  # gRPC reports no progress of a single message
-        return client.transcribe(path, flags.audio_format, flags.sample_rate)
+        return client.transcribe(path, flags.audio_format, flags.sample_rate, options=options)
     with call_bars(path.stat().st_size, with_bars) as bars:
         return client.transcribe_incremental(
             path,
@@ -93,8 +97,20 @@ def _send(client: TranscriptionClient, path: Path, flags: argparse.Namespace, wi
             bars.on_sent,
             flags.audio_format,
             flags.sample_rate,
+            options=options,
             on_progress=bars.on_progress,
         )
+
+
+def _options(flags: argparse.Namespace) -> TranscriptionOptions:
+    # Subtitles of separate channels take turns only if the place of each word is known.
+    is_dialogue = flags.channels and flags.format in SUBTITLES
+    return TranscriptionOptions(
+        channel_mode=SEPARATE if flags.channels else MIX,
+        word_times=flags.words or is_dialogue,
+        language=flags.language,
+        prompt=flags.prompt,
+    )
 
 
 def _host(address: str) -> str:
@@ -107,9 +123,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         prog="python -m api.grpc.client", description="Отправляет аудио файлы на сервер транскрипции и печатает текст"
     )
     parser.add_argument(
-        "files", metavar="FILE", type=Path, nargs="+", help="MP3, WAV, M4A, FLAC, OGG, AAC или папка с ними"
+        "files",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        help="аудио или видео файл (MP3, WAV, M4A, OGG, MP4, WebM и другие) или папка с ними",
     )
     _add_call(parser.add_argument_group("вызов"))
+    _add_options(parser.add_argument_group("распознавание"))
     _add_output(parser.add_argument_group("вывод"))
     _add_access(parser.add_argument_group("доступ"))
     flags = parser.parse_args(arguments)
@@ -139,6 +160,19 @@ def _add_call(group: "argparse._ArgumentGroup") -> None:
         "--audio-format", metavar="F", help="формат записи, если его не видно по имени файла; pcm - сырой s16le"
     )
     group.add_argument("--sample-rate", type=int, default=0, metavar="HZ", help="частота дискретизации для pcm")
+
+
+def _add_options(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--words", action="store_true", help="время и уверенность каждого слова; субтитры - по границам слов"
+    )
+    group.add_argument(
+        "--channels", action="store_true", help="распознать каждый канал отдельно; субтитры называют канал"
+    )
+    group.add_argument(
+        "--language", default="", metavar="L", help="язык записи двумя буквами, например ru; auto - определить"
+    )
+    group.add_argument("--prompt", default="", metavar="TEXT", help="имена и термины, которые встретятся в записи")
 
 
 def _add_output(group: "argparse._ArgumentGroup") -> None:

@@ -17,6 +17,7 @@ from generated.v1 import transcription_pb2, transcription_pb2_grpc
 DEFAULT_ADDRESS = "localhost:50051"
 DEFAULT_CHUNK_BYTES = 64 * 1024
 
+Options = transcription_pb2.TranscriptionOptions
 Response = transcription_pb2.TranscriptionResponse
 OnSent = Callable[[int], object]
 OnSegment = Callable[[transcription_pb2.Segment], object]
@@ -71,10 +72,18 @@ class TranscriptionClient:
         self._closed.set()
         self._channel.close()
 
-    def transcribe(self, path: Path | str, audio_format: str | None = None, sample_rate: int = 0) -> Response:
+    def transcribe(
+        self,
+        path: Path | str,
+        audio_format: str | None = None,
+        sample_rate: int = 0,
+        *,
+        options: Options | None = None,
+    ) -> Response:
         """Send the file as one message.
 
-        `audio_format` defaults to the name's ending; `sample_rate` (Hz) is for raw PCM ("pcm") only.
+        `audio_format` defaults to the name's ending; `sample_rate` (Hz) is for raw PCM ("pcm") only. `options` are
+        those of the contract: channel mode, word times, language, prompt.
 
         Raises:
             OSError: the file cannot be read.
@@ -87,8 +96,9 @@ class TranscriptionClient:
             filename=_name_of(path),
             format=_format_of(path, audio_format),
             sample_rate=sample_rate,
+            options=options,
         )
-        return self._call(lambda options: read_response(self._stub.TranscribeAudio.future(request, **options)))
+        return self._call(lambda limits: read_response(self._stub.TranscribeAudio.future(request, **limits)))
 
     def transcribe_stream(
         self,
@@ -97,13 +107,16 @@ class TranscriptionClient:
         on_sent: OnSent = lambda sent_bytes: None,
         audio_format: str | None = None,
         sample_rate: int = 0,
+        *,
+        options: Options | None = None,
     ) -> Response:
         """Send the file in pieces of `chunk_bytes`, with only a few of them in memory.
 
         `on_sent` gets the size of each piece once it is sent, on another thread; when an upload is repeated, a
         negative size that cancels what was reported. The rest is as in `transcribe`.
         """
-        source = Source(Path(path), _description(Path(path), audio_format, sample_rate), chunk_bytes, on_sent)
+        description = _description(Path(path), audio_format, sample_rate, options)
+        source = Source(Path(path), description, chunk_bytes, on_sent)
         return self._send(source)
 
     def transcribe_incremental(
@@ -114,6 +127,7 @@ class TranscriptionClient:
         audio_format: str | None = None,
         sample_rate: int = 0,
         *,
+        options: Options | None = None,
         on_segment: OnSegment = lambda segment: None,
         on_progress: OnProgress = lambda progress: None,
     ) -> Response:
@@ -125,7 +139,8 @@ class TranscriptionClient:
         Raises:
             IncompleteAnswerError: the server broke the contract.
         """
-        source = Source(Path(path), _description(Path(path), audio_format, sample_rate), chunk_bytes, on_sent)
+        description = _description(Path(path), audio_format, sample_rate, options)
+        source = Source(Path(path), description, chunk_bytes, on_sent)
         if self._is_incremental:
             try:
                 return self._send_incremental(source, on_segment, on_progress)
@@ -136,26 +151,26 @@ class TranscriptionClient:
         return self._send(source)
 
     def _send(self, source: Source) -> Response:
-        def attempt(options: dict[str, Any]) -> Response:
+        def attempt(limits: dict[str, Any]) -> Response:
             with source.open() as upload:
                 return _name_read_error(
-                    upload, lambda: read_response(self._stub.TranscribeAudioStream.future(upload, **options))
+                    upload, lambda: read_response(self._stub.TranscribeAudioStream.future(upload, **limits))
                 )
 
         return self._call(attempt)
 
     def _send_incremental(self, source: Source, on_segment: OnSegment, on_progress: OnProgress) -> Response:
-        passed_on_s = 0.0  # end of the last segment passed to on_segment, by whichever attempt
+        # End of the last segment of each channel passed to on_segment, by whichever attempt: channels run in parallel.
+        passed_on_s: dict[int, float] = {}
 
         def pass_on(segment: transcription_pb2.Segment) -> None:
-            nonlocal passed_on_s
-            if segment.end_s > passed_on_s:
-                passed_on_s = segment.end_s
+            if segment.end_s > passed_on_s.get(segment.channel, 0.0):
+                passed_on_s[segment.channel] = segment.end_s
                 on_segment(segment)
 
-        def attempt(options: dict[str, Any]) -> Response:
+        def attempt(limits: dict[str, Any]) -> Response:
             with source.open() as upload:
-                call = self._stub.TranscribeAudioIncremental(upload, **options)
+                call = self._stub.TranscribeAudioIncremental(upload, **limits)
                 return _name_read_error(upload, lambda: read_updates(call, pass_on, on_progress))
 
         return self._call(attempt)
@@ -179,9 +194,11 @@ def _name_read_error(upload: Upload, answer: Callable[[], Response]) -> Response
         raise
 
 
-def _description(path: Path, audio_format: str | None, sample_rate: int) -> transcription_pb2.AudioChunk:
+def _description(
+    path: Path, audio_format: str | None, sample_rate: int, options: Options | None
+) -> transcription_pb2.AudioChunk:
     return transcription_pb2.AudioChunk(
-        filename=_name_of(path), format=_format_of(path, audio_format), sample_rate=sample_rate
+        filename=_name_of(path), format=_format_of(path, audio_format), sample_rate=sample_rate, options=options
     )
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -13,6 +14,7 @@ from api.grpc.client.batch import Exit, Outcome
 from api.grpc.client.files import Job
 from generated.v1.transcription_pb2 import Progress, TranscriptionResponse
 
+_MAX_NAMED = 10  # more names make no readable line
 _SKIPPED = "пропущено"
 _LABELS = {Exit.DONE: "готово", Exit.REFUSED: "отказано", Exit.FAILED: "не удалось"}
 
@@ -126,6 +128,13 @@ def files_bar(count: int) -> Iterator[Any]:
         desc="Файлы", total=count, file=sys.stderr, bar_format=_FILES, disable=True if count < 2 else None
     ) as bar:
         yield bar
+
+
+def skipped_line(paths: list[Path]) -> str:
+    """One line about files that are not sent, by name up to _MAX_NAMED of them."""
+    names = ", ".join(str(path) for path in paths[:_MAX_NAMED])
+    more = f" и ещё {len(paths) - _MAX_NAMED}" if len(paths) > _MAX_NAMED else ""
+    return f"⏭ Не отправляются (окончание имени не аудио и не видео): {names}{more}"
 
 
 def print_status(line: str, exit_code: int = 0) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-RECORDING_ENDINGS = frozenset({".mp3", ".wav", ".m4a", ".flac", ".ogg", ".aac"})
+RECORDING_ENDINGS = (".mp3", ".wav", ".m4a", ".flac", ".ogg", ".aac")
 _SEPARATORS = ("/", os.sep)
 
 
@@ -32,7 +32,15 @@ class Job:
             return False
 
 
-def plan(arguments: list[Path], output: str | None, ending: str) -> list[Job]:
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done; `skipped` are the files in the folders that are neither recordings nor outputs."""
+
+    jobs: list[Job]
+    skipped: list[Path]
+
+
+def plan(arguments: list[Path], output: str | None, ending: str) -> Plan:
     """The jobs for all recordings in `arguments`: files, and folders with everything in and below them.
 
     `output` is a file for a single file, unless it is a folder or ends like one ("out/"); otherwise it is a folder.
@@ -42,9 +50,17 @@ def plan(arguments: list[Path], output: str | None, ending: str) -> list[Job]:
         UsageError: there are no recordings, two outputs would be one file, or one would be a recording.
         OSError: a folder cannot be read.
     """
-    places = _distinct(place for argument in arguments for place in _recordings(argument))
+    found = [_search(argument) for argument in arguments]
+    places = _distinct(place for recordings, _ in found for place in recordings)
     if not places:
-        raise UsageError("В папке нет записей: ни одного файла MP3, WAV, M4A, FLAC, OGG или AAC")
+        raise UsageError(f"В папке нет записей: ни одного файла {' '.join(RECORDING_ENDINGS)}")
+    jobs = _jobs(places, arguments, output, ending)
+    known = {path.resolve() for job in jobs for path in (job.recording, job.output) if path}
+    skipped = [path for _, others in found for path in others if path.resolve() not in known]
+    return Plan(jobs, list(dict.fromkeys(skipped)))
+
+
+def _jobs(places: list[tuple[Path, Path]], arguments: list[Path], output: str | None, ending: str) -> list[Job]:
     if output is None:
         return [Job(path, None) for path, _ in places]
     target = Path(output)
@@ -58,18 +74,22 @@ def plan(arguments: list[Path], output: str | None, ending: str) -> list[Job]:
     return jobs
 
 
-def _recordings(argument: Path) -> list[tuple[Path, Path]]:
-    """Each recording with its path below the argument, without hidden files. A named file may have any ending."""
+def _search(argument: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
+    """Each recording with its path below the argument, and the other files; both without hidden files.
+
+    A named file is a recording whatever its ending.
+    """
     if not argument.is_dir():
-        return [(argument, Path(argument.name))]
-    found = []
+        return [(argument, Path(argument.name))], []
+    recordings, others = [], []
     for folder, folders, names in os.walk(argument, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if Path(name).suffix.lower() in RECORDING_ENDINGS and not name.startswith("."):
-                path = Path(folder, name)
-                found.append((path, path.relative_to(argument)))
-    return found
+        for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+            if path.suffix.lower() in RECORDING_ENDINGS:
+                recordings.append((path, path.relative_to(argument)))
+            else:
+                others.append(path)
+    return recordings, others
 
 
 def _raise(error: OSError) -> None:

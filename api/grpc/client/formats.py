@@ -1,5 +1,6 @@
 """Renders a response as text, subtitles, table or JSON, and writes it to a file that is complete or absent."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from uuid import uuid4
 from google.protobuf import json_format
 
 from api.grpc.client.subtitles import Cue, cues
-from generated.v1.transcription_pb2 import SegmentStatus, TranscriptionResponse
+from generated.v1.transcription_pb2 import SegmentStatus, TranscriptionResponse, Word
 
 
 def _text(response: TranscriptionResponse) -> str:
@@ -46,6 +47,7 @@ WRITERS: dict[str, Callable[[TranscriptionResponse], str]] = {
     "json": _json,
     "tsv": _tsv,
 }
+SUBTITLES = ("srt", "vtt")
 ENDINGS = {name: ".txt" if name == "text" else f".{name}" for name in WRITERS}
 
 
@@ -74,10 +76,23 @@ def write_complete(path: Path, text: str) -> None:
 
 
 def _rows(response: TranscriptionResponse) -> Iterator[tuple[str, ...]]:
-    yield ("start_s", "end_s", "status", "text")
+    yield ("start_s", "end_s", "status", "text", "channel", "confidence", "words")
     for segment in response.segments:
-        status = SegmentStatus.Name(segment.status)
-        yield (f"{segment.start_s:.3f}", f"{segment.end_s:.3f}", status, " ".join(segment.text.split()))
+        yield (
+            f"{segment.start_s:.3f}",
+            f"{segment.end_s:.3f}",
+            SegmentStatus.Name(segment.status),
+            " ".join(segment.text.split()),
+            str(segment.channel),
+            f"{segment.confidence:.3f}" if segment.HasField("confidence") else "",
+            json.dumps([_word(word) for word in segment.words], ensure_ascii=False) if segment.words else "",
+        )
+
+
+def _word(word: Word) -> dict[str, str | float | bool]:
+    confidence = {"confidence": round(word.confidence, 3)} if word.HasField("confidence") else {}
+    times = {"start_s": round(word.start_s, 3), "end_s": round(word.end_s, 3)}
+    return {"text": word.text, **times, **confidence, "is_estimated": word.is_estimated}
 
 
 def _timing(cue: Cue, comma: str) -> str:

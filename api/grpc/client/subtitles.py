@@ -8,6 +8,7 @@ from generated.v1.transcription_pb2 import Segment, TranscriptionResponse
 
 LINE_CHARS = 42
 CUE_CHARS = 2 * LINE_CHARS  # two lines, read in about 7 s
+PAUSE_S = 1.0  # within a sentence pauses are shorter; in a dialogue the other speaker may begin
 
 # By how many characters a cut may move from the even one to fall after such a sign.
 _PULL = {**dict.fromkeys(".!?…", 20), **dict.fromkeys(",;:—–", 10)}
@@ -22,29 +23,52 @@ class Cue:
     text: str
 
 
-def cues(response: TranscriptionResponse) -> Iterator[Cue]:
-    """The subtitles of all segments with text.
+def cues(response: TranscriptionResponse) -> list[Cue]:
+    """The subtitles of all segments with text, by time; those of separate channels begin with the channel's name.
 
-    A segment longer than two lines is split between words, its time in proportion to the characters: segments have
-    times, words have none.
+    A segment is split between words: at its pauses where its words have times, and where it is longer than two lines.
     """
-    for segment in response.segments or [_whole(response)]:
-        parts = split_text(segment.text)
-        sizes = [0, *accumulate(len(part) for part in parts)]
-        length_s = segment.end_s - segment.start_s
-        times_ms = [round(1000 * (segment.start_s + length_s * size / max(sizes[-1], 1))) for size in sizes]
-        for part, (start_ms, end_ms) in zip(parts, pairwise(times_ms), strict=True):
-            yield Cue(start_ms, max(end_ms, start_ms + 1), _two_lines(part))
+    found = [cue for segment in response.segments or [_whole(response)] for cue in _cues_of(segment)]
+    return sorted(found, key=lambda cue: cue.start_ms)
 
 
-def split_text(text: str) -> list[str]:
-    """Split text between words into parts of at most CUE_CHARS, about equal, preferably after a sentence or comma.
+def _cues_of(segment: Segment) -> Iterator[Cue]:
+    name = f"Канал {segment.channel}: " if segment.channel else ""
+    has_words = segment.text.split() == [word.text for word in segment.words]
+    for start_s, end_s, part in (_parts_by_words if has_words else _parts_by_share)(segment, CUE_CHARS - len(name)):
+        start_ms = round(1000 * start_s)
+        yield Cue(start_ms, max(round(1000 * end_s), start_ms + 1), _two_lines(name + part))
+
+
+def _parts_by_words(segment: Segment, limit_chars: int) -> Iterator[tuple[float, float, str]]:
+    """Parts with the time from their first word to their last, split at pauses of PAUSE_S as well."""
+    words = list(segment.words)
+    pauses = [place for place in range(1, len(words)) if words[place].start_s - words[place - 1].end_s >= PAUSE_S]
+    for start, end in pairwise([0, *pauses, len(words)]):
+        for part in split_text(" ".join(word.text for word in words[start:end]), limit_chars):
+            last = start + len(part.split()) - 1
+            yield words[start].start_s, words[last].end_s, part
+            start = last + 1
+
+
+def _parts_by_share(segment: Segment, limit_chars: int) -> Iterator[tuple[float, float, str]]:
+    """Parts that share the segment's time in proportion to their characters."""
+    parts = split_text(segment.text, limit_chars)
+    sizes = [0, *accumulate(len(part) for part in parts)]
+    length_s = segment.end_s - segment.start_s
+    times_s = [segment.start_s + length_s * size / max(sizes[-1], 1) for size in sizes]
+    for part, (start_s, end_s) in zip(parts, pairwise(times_s), strict=True):
+        yield start_s, end_s, part
+
+
+def split_text(text: str, limit_chars: int = CUE_CHARS) -> list[str]:
+    """Split text between words into parts of at most `limit_chars`, about equal, preferably after a sentence or comma.
 
     A longer word stays whole, and other parts may then be as long. Text without words has no parts.
     """
     words = text.split()
-    limit_chars = max(CUE_CHARS, max(map(len, words), default=0))
-    count = -(-len(" ".join(words)) // CUE_CHARS)
+    count = -(-len(" ".join(words)) // limit_chars)
+    limit_chars = max(limit_chars, max(map(len, words), default=0))
     while count < len(words):
         parts = _even_parts(words, count)
         if max(map(len, parts)) <= limit_chars:

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from api.grpc.client.cli import main
+from api.grpc.client.files import RECORDING_ENDINGS
 from ml.audio.splitter import Chunk
 from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
+from services.transcription.request import SUPPORTED_FORMATS
 from tests.support.client_server import ROOT, UNREACHABLE, FakeService, expected_text, listening, write_wav
 from tests.support.waiting import HANG_LIMIT_S, wait_until, wait_until_steady
 
@@ -83,7 +85,8 @@ def test_folder_is_transcribed_into_a_folder_of_the_same_shape(
     assert main([str(folder), "-o", str(output), "--address", address, *flags]) == 1  # for the broken one
     assert tree(output) == texts_of(folder)
     printed = capsys.readouterr()
-    *lines, summary = printed.err.splitlines()
+    skipped, *lines, summary = printed.err.splitlines()
+    assert skipped.startswith("⏭") and skipped.endswith(str(folder / "notes.txt"))
     marks = sorted((line[0], Path(line[2:].split(": ")[0].split(" → ")[0]).name) for line in lines)
     assert marks == [("✅", "a.wav"), ("✅", "b.WAV"), ("✅", "c.wav"), ("❌", "broken.mp3")]
     assert summary == "Файлов: готово 3, отказано 1" and printed.out == ""
@@ -166,6 +169,36 @@ def test_command_rejects_outputs_that_would_overwrite_something(tmp_path: Path, 
         printed = capsys.readouterr()
         assert complaint in printed.err and printed.err.count("\n") == 1
     assert first.read_bytes() == before and not (tmp_path / "out").exists()
+
+
+def test_one_line_names_the_files_that_are_not_sent_but_neither_outputs_nor_hidden_ones(
+    address: str, tmp_path: Path, capsys: Printed
+) -> None:
+    write_wav(tmp_path / "a.wav", seconds=1)
+    for name in (".hidden.doc", *(f"{number:02}.doc" for number in range(12))):
+        (tmp_path / name).touch()
+    for _ in range(2):  # the second time the output of the first is there
+        assert main([str(tmp_path), "-o", str(tmp_path), "--address", address]) == 0
+        (line,) = (line for line in capsys.readouterr().err.splitlines() if ".doc" in line)
+        assert f": {tmp_path / '00.doc'}, " in line
+        assert "09.doc" in line and "10.doc" not in line and line.endswith("и ещё 2")
+
+
+def test_file_that_is_named_beside_its_folder_is_sent_whatever_its_ending(
+    address: str, tmp_path: Path, capsys: Printed
+) -> None:
+    named = tmp_path / "a.dat"
+    write_wav(tmp_path / "b.wav", seconds=1)
+    write_wav(named, seconds=1)
+    flags = ["--audio-format", "wav", "--address", address]
+    assert main([str(tmp_path), str(named), *flags]) == 0
+    assert "окончание" not in capsys.readouterr().err
+    assert main([str(tmp_path), *flags]) == 0
+    assert capsys.readouterr().err.splitlines()[0].endswith(str(named))
+
+
+def test_folder_stands_for_every_format_that_the_server_names() -> None:
+    assert set(RECORDING_ENDINGS) == {f".{name}" for name in SUPPORTED_FORMATS}
 
 
 def test_folder_without_recordings_is_an_error(tmp_path: Path, capsys: Printed) -> None:

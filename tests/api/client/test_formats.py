@@ -18,8 +18,8 @@ from api.grpc.client.cli import main
 from api.grpc.client.console import Report
 from api.grpc.client.files import Job
 from api.grpc.client.formats import WRITERS, write_complete
-from api.grpc.client.subtitles import CUE_CHARS, cues, split_text
-from generated.v1.transcription_pb2 import SILENCE, TRANSCRIBED, Segment, TranscriptionResponse
+from api.grpc.client.subtitles import CUE_CHARS, PAUSE_S, cues, split_text
+from generated.v1.transcription_pb2 import SILENCE, TRANSCRIBED, Segment, TranscriptionResponse, Word
 from tests.support.client_server import expected_text, serving, write_wav
 
 SRT_TIME = r"\d\d:[0-5]\d:[0-5]\d,\d{3}"
@@ -73,6 +73,57 @@ def test_subtitles_keep_every_word_within_the_segment_one_after_the_other(
         assert (parts[0].start_ms, parts[-1].end_ms) == (start_ms, start_ms + length_ms)
 
 
+def timed(segment: Segment, *gaps_s: float, word_s: float = 0.25) -> Segment:
+    """`segment` with times for its words: each takes `word_s` and follows the one before after the next of `gaps_s`."""
+    start_s = segment.start_s
+    for text, gap_s in zip(segment.text.split(), gaps_s, strict=True):
+        start_s += gap_s
+        segment.words.append(Word(text=text, start_s=start_s, end_s=start_s + word_s))
+        start_s += word_s
+    return segment
+
+
+def test_subtitle_lasts_from_its_first_word_to_its_last_and_ends_at_a_pause() -> None:
+    segment = timed(spoken(10, 20, "Раз, два. Три четыре."), 0.5, 0.25, PAUSE_S, PAUSE_S / 2)
+    assert [(cue.start_ms, cue.end_ms, cue.text) for cue in cues(response_of(segment))] == [
+        (10_500, 11_250, "Раз, два."),
+        (12_250, 13_250, "Три четыре."),
+    ]
+
+
+@given(text=sentences, data=st.data())
+def test_subtitles_of_timed_words_keep_every_word_and_its_time(text: str, data: st.DataObject) -> None:
+    count = len(text.split())
+    gaps_s = data.draw(st.lists(st.sampled_from([0.0, 0.25, PAUSE_S, 5.0]), min_size=count, max_size=count))
+    segment = timed(spoken(3, 3 + count + sum(gaps_s), text), *gaps_s)
+    segment.channel = data.draw(st.integers(0, 8))
+    name = f"Канал {segment.channel}: " if segment.channel else ""
+    words = iter(segment.words)
+    for cue in cues(response_of(segment)):
+        assert len(cue.text) <= CUE_CHARS and cue.text.count("\n") < 2 and cue.text.startswith(name.strip())
+        held = [next(words) for _ in cue.text.replace("\n", " ").removeprefix(name).split()]
+        assert (cue.start_ms, cue.end_ms) == (round(1000 * held[0].start_s), round(1000 * held[-1].end_s))
+        assert all(after.start_s - before.end_s < PAUSE_S for before, after in pairwise(held))
+    assert next(words, None) is None
+
+
+def test_words_that_do_not_spell_the_text_are_no_base_for_its_subtitles() -> None:
+    segment = spoken(0, 4, "раз два три")
+    segment.words.append(Word(text="раз", start_s=1, end_s=2))
+    assert WRITERS["srt"](response_of(segment)) == "1\n00:00:00,000 --> 00:00:04,000\nраз два три\n\n"
+
+
+def test_subtitles_of_channels_are_in_the_order_of_time() -> None:
+    question = timed(spoken(0, 12, "Где? Там?"), 1, 8)
+    answer = timed(spoken(0, 12, "Здесь."), 4)
+    question.channel, answer.channel = 2, 1
+    assert [cue.text for cue in cues(response_of(answer, question))] == [
+        "Канал 2: Где?",
+        "Канал 1: Здесь.",
+        "Канал 2: Там?",
+    ]
+
+
 def test_word_longer_than_two_lines_stays_whole() -> None:
     assert split_text("а " + "я" * 200 + " б") == ["а", "я" * 200, "б"]
 
@@ -96,7 +147,10 @@ def test_silence_alone_makes_no_subtitle() -> None:
 
 def test_table_has_a_row_for_every_segment_and_no_stray_tab() -> None:
     table = WRITERS["tsv"](response_of(spoken(0, 1.5, "раз\tдва\nтри"), silent(1.5, 4)))
-    assert table == ("start_s\tend_s\tstatus\ttext\n0.000\t1.500\tTRANSCRIBED\tраз два три\n1.500\t4.000\tSILENCE\t\n")
+    assert table == (
+        "start_s\tend_s\tstatus\ttext\tchannel\tconfidence\twords\n"
+        "0.000\t1.500\tTRANSCRIBED\tраз два три\t0\t\t\n1.500\t4.000\tSILENCE\t\t0\t\t\n"
+    )
 
 
 @pytest.mark.parametrize("flags", [[], ["--stream"]])
