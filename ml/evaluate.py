@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ml.errors import SpeechError
 from ml.manifest import ManifestError, Sample, normalise, read_manifest
 from ml.transcribe import (
+    DEFAULT_MODELS,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_UNREADABLE,
@@ -106,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     flags = _parser().parse_args(arguments)
     try:
         samples = read_manifest(flags.manifest)
-        with open_pipeline(flags.model, flags.device) as pipeline:
+        with open_pipeline(flags.model, flags.device, flags.implementation) as pipeline:
 
             def transcribe(path: Path) -> Transcript:
                 with path.open("rb") as file:
@@ -115,7 +116,8 @@ def main(arguments: list[str] | None = None) -> int:
             report = evaluate(samples, transcribe, merge_yo=not flags.keep_yo, jobs=flags.jobs)
         print(to_text(report, flags.worst))
         if flags.json:
-            flags.json.write_text(to_json(report, flags.manifest, flags.model), encoding="utf-8")
+            model = flags.model or DEFAULT_MODELS[flags.implementation]
+            flags.json.write_text(to_json(report, flags.manifest, model), encoding="utf-8")
     except KeyboardInterrupt:
         return say("⏹ Прервано", EXIT_INTERRUPTED)
     except SpeechError as error:

@@ -13,11 +13,17 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from ml.engine.engine import Engine
 from ml.errors import SpeechError
 from ml.pipeline.pipeline import Pipeline
 from ml.transcript import Segment, Transcript
 
-DEFAULT_MODEL = "Vikhrmodels/Borealis"
+DEFAULT_MODELS = {  # by implementation
+    "borealis": "Vikhrmodels/Borealis",
+    "whisper": "Systran/faster-whisper-small",
+    "onnx": "gigaam-v3-e2e-ctc",
+}
+DEFAULT_IMPLEMENTATION = "borealis"
 DEFAULT_DEVICE = "cuda"
 DEFAULT_CHUNK_DURATION_S = 30.0
 DEFAULT_BATCH_SIZE = 32
@@ -36,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with flags.file.open("rb"):  # fail on a wrong name before the model is loaded
             pass
-        with open_pipeline(flags.model, flags.device) as pipeline:
+        with open_pipeline(flags.model, flags.device, flags.implementation) as pipeline:
             started_s = time.perf_counter()
             transcript = transcribe(flags.file, pipeline)
             elapsed_s = time.perf_counter() - started_s
@@ -53,9 +59,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 @contextmanager
 def open_pipeline(
-    model: str, device: str, *, batch_size: int = DEFAULT_BATCH_SIZE, chunk_duration_s: float = DEFAULT_CHUNK_DURATION_S
+    model: str | None,
+    device: str,
+    implementation: str = DEFAULT_IMPLEMENTATION,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    chunk_duration_s: float = DEFAULT_CHUNK_DURATION_S,
 ) -> Iterator[Pipeline]:
-    """Load `model` (a folder or a hub name) on `device` and yield a pipeline for any number of threads.
+    """Load `model` (a folder or a hub name; None for the default) on `device`; yield a pipeline for any threads.
 
     Raises:
         SpeechError: there is no such model, or no decoder.
@@ -63,16 +74,28 @@ def open_pipeline(
     # Here, because torch and transformers take seconds to import and `--help` needs neither.
     from ml.audio.decoder import AudioDecoder
     from ml.audio.ffmpeg import find_ffmpeg
-    from ml.borealis.load import ModelOptions, load_engine
     from ml.pipeline.recogniser import recognise_with
 
     decoder = AudioDecoder(find_ffmpeg(None), MAX_DURATION_S, timeout_s=MAX_DURATION_S)
-    say(f"⏳ Загрузка модели {model}")
-    engine = load_engine(ModelOptions(name=model, cache_dir=CACHE_DIR, device=device, batch_size=batch_size))
-    try:
-        yield Pipeline(decoder, chunk_duration_s, recognise_with(engine, window=2 * batch_size))
-    finally:
-        engine.close()
+    name = model or DEFAULT_MODELS[implementation]
+    say(f"⏳ Загрузка модели {name}")
+    with _load_engine(implementation, name, device, batch_size) as engine:
+        longest_s = min(chunk_duration_s, engine.max_chunk_s)
+        yield Pipeline(decoder, longest_s, recognise_with(engine, window=2 * batch_size))
+
+
+def _load_engine(implementation: str, name: str, device: str, batch_size: int) -> Engine:
+    if implementation == "whisper":
+        from ml.whisper import load as whisper
+
+        return whisper.load_engine(whisper.WhisperOptions(name, device, batch_size=batch_size))
+    if implementation == "onnx":
+        from ml.onnx import load as onnx
+
+        return onnx.load_engine(onnx.OnnxOptions(name, device, batch_size=batch_size))
+    from ml.borealis.load import ModelOptions, load_engine
+
+    return load_engine(ModelOptions(name=name, cache_dir=CACHE_DIR, device=device, batch_size=batch_size))
 
 
 def transcribe(path: Path, pipeline: Pipeline) -> Transcript:
@@ -127,10 +150,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --model and --device."""
+    """Add --implementation, --model and --device."""
     parser.add_argument(
-        "--model", default=DEFAULT_MODEL, metavar="M", help="папка или имя модели на хабе; по умолчанию %(default)s"
+        "--implementation", choices=DEFAULT_MODELS, default=DEFAULT_IMPLEMENTATION, help="по умолчанию %(default)s"
     )
+    defaults = ", ".join(DEFAULT_MODELS.values())
+    parser.add_argument("--model", metavar="M", help=f"папка или имя модели на хабе; по умолчанию {defaults}")
     parser.add_argument(
         "--device", default=DEFAULT_DEVICE, metavar="D", help="cuda, cuda:N или cpu; по умолчанию %(default)s"
     )

@@ -18,6 +18,7 @@ from ml.transcribe import main, transcribe
 from ml.transcript import Completion
 from resources.config import PROJECT_ROOT, Settings
 from tests.support.audio import voice_wav
+from tests.support.whisper import FREE_TEXT, said, whisper_base
 
 
 @pytest.fixture
@@ -59,7 +60,11 @@ def test_missing_model_is_one_clear_line_that_names_the_bundled_one(
 
 def test_default_model_device_and_cache_are_those_of_the_service() -> None:
     settings = Settings(_env_file=None)
-    assert (settings.model_name, settings.model_device) == (defaults.DEFAULT_MODEL, defaults.DEFAULT_DEVICE)
+    assert settings.model_name == defaults.DEFAULT_MODELS["borealis"]
+    assert settings.model_device == defaults.DEFAULT_DEVICE
+        defaults.DEFAULT_MODELS["borealis"],
+        defaults.DEFAULT_DEVICE,
+    )
     assert (settings.model_cache_dir, settings.model_batch_size) == (defaults.CACHE_DIR, defaults.DEFAULT_BATCH_SIZE)
     assert settings.model_chunk_duration == defaults.DEFAULT_CHUNK_DURATION_S
 
@@ -80,3 +85,18 @@ def test_tools_import_nothing_of_the_service() -> None:
     )
     result = subprocess.run([sys.executable, "-c", probe], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_each_implementation_has_its_own_default_model() -> None:
+    from ml.onnx import load as onnx
+    from ml.whisper import load as whisper
+
+    assert defaults.DEFAULT_MODELS["whisper"] == whisper.DEFAULT_NAME
+    assert defaults.DEFAULT_MODELS["onnx"] == onnx.DEFAULT_NAME
+
+
+@pytest.mark.speech
+def test_free_text_is_transcribed_by_whisper(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--implementation", "whisper", "--model", str(whisper_base()), "--device", "cpu"]
+    assert main([str(FREE_TEXT), *flags]) == 0
+    assert capsys.readouterr().out.strip() == said()
