@@ -62,9 +62,6 @@ def test_default_model_device_and_cache_are_those_of_the_service() -> None:
     settings = Settings(_env_file=None)
     assert settings.model_name == defaults.DEFAULT_MODELS["borealis"]
     assert settings.model_device == defaults.DEFAULT_DEVICE
-        defaults.DEFAULT_MODELS["borealis"],
-        defaults.DEFAULT_DEVICE,
-    )
     assert (settings.model_cache_dir, settings.model_batch_size) == (defaults.CACHE_DIR, defaults.DEFAULT_BATCH_SIZE)
     assert settings.model_chunk_duration == defaults.DEFAULT_CHUNK_DURATION_S
 
