@@ -43,7 +43,6 @@ class ClusterEngine:
     """
 
     busy_without_progress_s = 0.0  # each replica watches its own engine
-    max_chunk_s = 30.0  # Borealis's window
 
     def __init__(
         self,
@@ -77,6 +76,11 @@ class ClusterEngine:
     def is_alive(self) -> bool:
         """Whether its threads run."""
         return all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def max_chunk_s(self) -> float:
+        """Longest chunk that the replicas' model takes."""
+        return self._monitor.max_chunk_s
 
     @property
     def queued_audio_s(self) -> float:

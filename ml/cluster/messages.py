@@ -17,6 +17,7 @@ class ReplicaStatus:
     node: str
     model: tuple[str, str]  # name and revision
     version: str  # of its ReplicaSpec
+    max_chunk_s: float  # longest chunk that its model takes
     gauges: dict[str, float]
 
 

@@ -12,6 +12,7 @@ from ml.cluster.deployment import STATUS_TIMEOUT_S, Application
 from ml.cluster.messages import MetricsAggregator
 
 PERIOD_S = 1.0
+DEFAULT_CHUNK_S = 30.0  # until a replica answers
 STALE_S = 15.0  # for how long the last answer counts while the cluster's head does not answer
 
 _log = logging.getLogger("BorealisCluster")
@@ -24,6 +25,7 @@ class ReplicaMonitor:
         """`model` is what the replicas are assumed to run until they answer."""
         self.on_change: Callable[[], None] = lambda: None  # called when the number of ready replicas has changed
         self.model = model  # name and revision of the model that answers
+        self.max_chunk_s = DEFAULT_CHUNK_S  # longest chunk that this model takes
         self._application = application
         self._metrics = MetricsAggregator()
         self._ready, self._updated_s = 0, time.monotonic()
@@ -60,7 +62,8 @@ class ReplicaMonitor:
                 return  # the head does not answer: nothing is known
             running = 0
         self._metrics.update(statuses)
-        self.model = statuses[0].model if statuses else self.model
+        if statuses:
+            self.model, self.max_chunk_s = statuses[0].model, statuses[0].max_chunk_s
         before, self._ready = self._ready, max(running, len(statuses))
         self._updated_s = time.monotonic()
         if self._ready != before:

@@ -53,8 +53,14 @@ class Replica:
     async def status(self) -> ReplicaStatus:
         """Return the replica's status. Raises RuntimeError where the engine does not work."""
         self.check_health()
-        replica, node = serve.get_replica_context().replica_id.unique_id, ray.get_runtime_context().get_node_id()
-        return ReplicaStatus(replica, node, self._spec.model, self._spec.version, dict(self._engine.gauges()))
+        return ReplicaStatus(
+            replica=serve.get_replica_context().replica_id.unique_id,
+            node=ray.get_runtime_context().get_node_id(),
+            model=self._spec.model,
+            version=self._spec.version,
+            max_chunk_s=self._engine.max_chunk_s,
+            gauges=dict(self._engine.gauges()),
+        )
 
     def check_health(self) -> None:
         """Called by Serve, which replaces the replica when it raises RuntimeError."""

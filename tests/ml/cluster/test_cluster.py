@@ -31,7 +31,7 @@ from resources.config import Settings
 from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from tests.conftest import ON_RAY, RAY_NODE, settings_for_tests
 from tests.support.audio import voice_wav as wav
-from tests.support.fake_engines import EXIT, FAIL, SLOW, STOP, chunk, make_spec
+from tests.support.fake_engines import EXIT, FAIL, MAX_CHUNK_S, SLOW, STOP, chunk, make_spec
 from tests.support.fake_models import FakeModel
 from tests.support.waiting import wait_until as wait_until_within
 
@@ -192,6 +192,10 @@ def test_every_figure_of_one_engine_has_the_same_name_here(front: Served) -> Non
     for name in ("queued_chunks", "queued_audio_seconds", "slots_occupied", "mean_batch", "engine_chunks"):
         assert name in local and f"\ntranscription_{ENGINE_METRICS[name][0]} " in exposed
     assert "\ntranscription_cluster_replicas 2.0" in exposed
+
+
+def test_front_learns_the_longest_chunk_of_the_replicas_model(front: Served) -> None:
+    assert front.service.max_chunk_s == front.engine.max_chunk_s == MAX_CHUNK_S
 
 
 def test_response_names_the_model_that_the_replicas_run(front: Served) -> None:

@@ -40,6 +40,8 @@ Script = Callable[[int], Answer]
 class FakeMonitor:
     """As many replicas ready as the test sets."""
 
+    max_chunk_s = 24.0
+
     def __init__(self, ready: int = 1) -> None:
         self.ready = ready
         self.on_change: Callable[[], None] = lambda: None

@@ -22,7 +22,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def status(replica: str, **figures: float) -> ReplicaStatus:
     return ReplicaStatus(
-        replica, "node", ("model", ""), "1", {f"engine_{name}": value for name, value in figures.items()}
+        replica, "node", ("model", ""), "1", 30.0, {f"engine_{name}": value for name, value in figures.items()}
     )
 
 
@@ -34,7 +34,7 @@ def test_figures_of_replicas_add_up_and_means_are_means_over_all() -> None:
 
 def test_what_only_grows_does_not_shrink_when_a_replica_goes() -> None:
     metrics = MetricsAggregator()
-    gone = ReplicaStatus("a", "node", ("model", ""), "1", {"engine_chunks": 5.0, "slots_occupied": 3.0})
+    gone = ReplicaStatus("a", "node", ("model", ""), "1", 30.0, {"engine_chunks": 5.0, "slots_occupied": 3.0})
     metrics.update([gone, status("b", chunks=1)])
     metrics.update([status("b", chunks=2)])
     assert metrics.total() == {"engine_chunks": 7, "mean_batch": 0}
