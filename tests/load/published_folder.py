@@ -30,6 +30,7 @@ CONFIG = {
     "llm_name": "unsloth/Qwen2.5-0.5B-Instruct",
     "downsample_factor": 4,
     "torch_dtype": "bfloat16",
+    "transformers_version": "4.55.4",
 }
 
 

@@ -32,7 +32,12 @@ DENSE_TOKENS = 120  # of 30 s of speech, for the estimate
 START_LIMIT_S = 1800.0
 GIGABYTE = 1e9
 # Stages of the start: name and the log line that ends each.
-STAGES = (("started", "Загрузка|Преобразование"), ("converted", "Модель преобразована"), ("loaded", "Модель готова"))
+STAGES = {
+    "started": "Загрузка|Преобразование",
+    "converted": "Модель преобразована",
+    "loaded": "Память модели",
+    "warmed up": "Модель готова",
+}
 
 
 @dataclass
@@ -50,7 +55,7 @@ class Service:
         assert self.process.stderr
         for line in self.process.stderr:
             print("   ", line.rstrip(), flush=True)
-            for name, sign in STAGES:
+            for name, sign in STAGES.items():
                 if re.search(sign, line):
                     self.reached_s.setdefault(name, time.monotonic() - self.started_s)
 
@@ -161,7 +166,7 @@ def call_each(port: int, chunk: Path) -> dict[str, str]:
 def describe_start(reached_s: dict[str, float]) -> dict[str, str]:
     """Seconds of each stage of the start; a conversion made before is not among them."""
     before_s, found = 0.0, {}
-    for name in ("started", "converted", "loaded", "serving"):
+    for name in (*STAGES, "serving"):
         if name in reached_s:
             found[f"{name} after, s"] = f"{reached_s[name]:.1f} (+{reached_s[name] - before_s:.1f})"
             before_s = reached_s[name]
