@@ -15,6 +15,7 @@ from faster_whisper.transcribe import get_ctranslate2_storage
 from ml.engine.request import Request
 from ml.interfaces import SAMPLE_RATE, RecognitionOptions, Waveform
 from ml.transcript import Completion, FinishReason
+from ml.whisper.no_speech import is_no_speech
 from ml.whisper.words import words_of
 
 CHUNK_S = 30  # the encoder's window
@@ -27,10 +28,6 @@ MARGIN_S = 5
 STEP_S = 5
 MAX_TOKENS = 448  # positions of the decoder, prompt included
 SAMPLING_TEMPERATURE = 0.5
-# Whisper's own rule: an answer with more than this probability of no speech, and less than this mean log-probability
-# of its tokens, is to a chunk in which nothing is said.
-NO_SPEECH_PROBABILITY = 0.6
-NO_SPEECH_LOG_PROBABILITY = -1.0
 AUTO = "auto"  # detect the language
 
 Features = np.ndarray[Any, np.dtype[np.float32]]
@@ -97,7 +94,8 @@ class WhisperModel:
             return_scores=True,
             return_no_speech_prob=True,
         )
-        completions = [_completion(*row) for row in zip(results, tokenizers, prompts, strict=True)]
+        durations_s = [len(waveform) / SAMPLE_RATE for waveform in waveforms]
+        completions = [_completion(*row) for row in zip(results, tokenizers, prompts, durations_s, strict=True)]
         if not group.word_times:
             return completions
         tokens = [result.sequences_ids[0] for result in results]
@@ -158,11 +156,12 @@ def padded_frames(samples: int) -> int:
     return min(CHUNK_S, STEP_S * steps) * FRAMES_PER_S
 
 
-def _completion(result: Any, tokenizer: Tokenizer, prompt: list[int]) -> Completion:
+def _completion(result: Any, tokenizer: Tokenizer, prompt: list[int], duration_s: float) -> Completion:
     tokens = result.sequences_ids[0]
-    log_probability = result.scores[0] * len(tokens) / (len(tokens) + 1)  # mean, the end-of-text token included
-    is_silent = result.no_speech_prob > NO_SPEECH_PROBABILITY and log_probability < NO_SPEECH_LOG_PROBABILITY
-    text = "" if is_silent else tokenizer.decode(tokens).strip()
+    probability = exp(result.scores[0] * len(tokens) / (len(tokens) + 1))  # mean, the end-of-text token included
+    text = tokenizer.decode(tokens).strip()
+    if is_no_speech(text, result.no_speech_prob, probability, duration_s):
+        text = ""
     limit = min(MAX_TOKENS // 2, MAX_TOKENS - len(prompt))  # CTranslate2's, of tokens after the prompt
     reason = FinishReason.LENGTH if len(tokens) >= limit else FinishReason.STOP
-    return Completion(text, reason, confidence=exp(log_probability) if text else None)
+    return Completion(text, reason, confidence=probability if text else None)
