@@ -15,6 +15,13 @@ MALLOC_OPTIONS = {
 }
 
 
+def release_free_memory() -> None:
+    """Return to the system what malloc keeps after much has been freed: gigabytes after a model is loaded."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library, such as musl
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 def tune_malloc() -> None:
     """Let glibc share two heaps among all threads and keep up to 64 MiB of each; call it before threads start.
 

@@ -22,7 +22,12 @@ class GenerationOptions:
     repetition_penalty: float | None = None  # 1 for none; None for the checkpoint's own
 
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "int8": torch.int8,  # linear layers and embeddings on a CPU; the rest is float32
+}
 
 logger = logging.getLogger("BorealisModel")
 
@@ -54,15 +59,18 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     On CUDA "auto" is bfloat16 from compute capability 8.0 (Ampere) on, else float16; on a CPU it is float32. A format
     that is emulated gives a warning in the log. Raises DeviceUnavailableError for an unknown name.
     """
-    has_bfloat16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    if name == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if has_bfloat16 else torch.float16
-    if name not in DTYPES:
+    if name not in ("auto", *DTYPES):
         raise DeviceUnavailableError(f"Неизвестный формат чисел «{name}»: допустимы auto, {', '.join(DTYPES)}.")
-    dtype = DTYPES[name]
-    is_native = (dtype != torch.bfloat16 or has_bfloat16) if device.type == "cuda" else computes_natively(dtype)
+    dtype = DTYPES.get(name)
+    if device.type == "cpu":
+        dtype = dtype or torch.float32
+        is_native = computes_natively(dtype)
+    elif dtype == torch.int8:
+        raise DeviceUnavailableError("Формат int8 (MODEL_DTYPE) есть только на процессоре: MODEL_DEVICE=cpu.")
+    else:
+        has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        dtype = dtype or (torch.bfloat16 if has_bfloat16 else torch.float16)
+        is_native = has_bfloat16 or dtype != torch.bfloat16
     if not is_native:
         logger.warning("Формат %s (MODEL_DTYPE) здесь эмулируется: с auto модель будет работать в разы быстрее.", name)
     return dtype

@@ -9,7 +9,7 @@ from torch.nn import functional
 from transformers import VoxtralForConditionalGeneration
 
 from ml.borealis.config import GenerationOptions
-from ml.borealis.kernels import join, join_biases
+from ml.borealis.linear import Weight, embedding_of, join, join_biases, linear
 from ml.borealis.sampler import Sampler, Tokens
 
 
@@ -18,12 +18,12 @@ class LayerWeights:
     """One Qwen2 layer with its projections fused, so that a step reads its weights in four matrix products."""
 
     input_norm: torch.Tensor  # (H,)
-    qkv: torch.Tensor  # ((heads + 2 kv_heads) D, H)
+    qkv: Weight  # ((heads + 2 kv_heads) D, H)
     qkv_bias: torch.Tensor  # ((heads + 2 kv_heads) D,)
-    out: torch.Tensor  # (H, heads D)
+    out: Weight  # (H, heads D)
     post_norm: torch.Tensor  # (H,)
-    gate_up: torch.Tensor  # (2 F, H)
-    down: torch.Tensor  # (H, F)
+    gate_up: Weight  # (2 F, H)
+    down: Weight  # (H, F)
 
 
 class SlotDecoder:
@@ -51,9 +51,9 @@ class SlotDecoder:
         self.slots = slots
         self.on_progress: Callable[[], None] = lambda: None  # called for each layer of a prefill
         self.layers = [_fuse(layer) for layer in network.model.language_model.layers]
-        self.embedding: torch.Tensor = network.get_input_embeddings().weight  # (V, H)
+        self.embed = embedding_of(network)
         self.final_norm: torch.Tensor = network.model.language_model.norm.weight  # (H,)
-        self.head: torch.Tensor = network.lm_head.weight  # (V, H)
+        self.head = join([network.lm_head])  # (V, H)
         self.sampler = Sampler(options, slots, network.device)
 
         self.prefix_length: int = prefix.shape[1]  # P
@@ -112,7 +112,7 @@ class SlotDecoder:
         positions = self.positions[select].clamp(max=self.capacity - 1)  # (n,)
         visible = (self._columns[:length] <= positions[:, None])[:, None, None]  # (n, 1, 1, length)
         cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]  # (n, 1, D)
-        x = functional.embedding(self.tokens[select], self.embedding)  # (n, H)
+        x = self.embed(self.tokens[select])  # (n, H)
         for index, layer in enumerate(self.layers):
             query, key, value = self._project(layer, x, cos, sin)  # (n, heads, D), (n, kv_heads, D) twice
             self.keys[index, rows, :, positions] = key
@@ -180,7 +180,7 @@ class SlotDecoder:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries (..., heads, D), keys and values (..., kv_heads, D) of `x` (..., H), rotated to their positions."""
         normed = functional.rms_norm(x, x.shape[-1:], layer.input_norm, self.eps)
-        projected = functional.linear(normed, layer.qkv, layer.qkv_bias).unflatten(-1, (-1, self.head_dim))
+        projected = linear(normed, layer.qkv, layer.qkv_bias).unflatten(-1, (-1, self.head_dim))
         rotated, value = projected.split([self.heads + self.kv_heads, self.kv_heads], dim=-2)
         low, high = rotated.chunk(2, dim=-1)
         rotated = rotated * cos + torch.cat([-high, low], dim=-1) * sin
@@ -189,14 +189,14 @@ class SlotDecoder:
 
     def _finish(self, layer: LayerWeights, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """The rest of a layer after attention: output projection and gated feed-forward; (..., H) as `x`."""
-        x = x + functional.linear(attended, layer.out)
+        x = x + linear(attended, layer.out)
         normed = functional.rms_norm(x, x.shape[-1:], layer.post_norm, self.eps)
-        gate, up = functional.linear(normed, layer.gate_up).chunk(2, dim=-1)
-        return x + functional.linear(functional.silu(gate) * up, layer.down)
+        gate, up = linear(normed, layer.gate_up).chunk(2, dim=-1)
+        return x + linear(functional.silu(gate) * up, layer.down)
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (..., V) of the last layer's output (..., H)."""
-        return functional.linear(functional.rms_norm(x, x.shape[-1:], self.final_norm, self.eps), self.head)
+        return linear(functional.rms_norm(x, x.shape[-1:], self.final_norm, self.eps), self.head)
 
 
 def _fuse(layer: Any) -> LayerWeights:
@@ -207,10 +207,10 @@ def _fuse(layer: Any) -> LayerWeights:
         input_norm=layer.input_layernorm.weight.detach(),
         qkv=join(projections),
         qkv_bias=join_biases(projections),
-        out=attention.o_proj.weight.detach(),
+        out=join([attention.o_proj]),
         post_norm=layer.post_attention_layernorm.weight.detach(),
         gate_up=join([feed_forward.gate_proj, feed_forward.up_proj]),
-        down=feed_forward.down_proj.weight.detach(),
+        down=join([feed_forward.down_proj]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Whisper's encoder and Borealis' adapter on a CPU, in float32: what transformers' modules compute, in less time."""
+"""Whisper's encoder and Borealis' adapter on a CPU: what transformers' modules compute, in less time."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,11 @@ import torch
 from torch import nn
 from transformers import VoxtralForConditionalGeneration
 
-from ml.borealis.kernels import AutotunedKernels, Kernels, gelu_, join, join_biases
+from ml.borealis.kernels import AutotunedKernels, Kernels, TorchKernels, gelu_
+from ml.borealis.linear import Weight, is_int8, join, join_biases
+
+ADAPTER_ROWS = 375  # audio tokens of a chunk
+DTYPES = (torch.float32, torch.bfloat16)  # that this encoder computes in
 
 
 @dataclass(frozen=True)
@@ -17,12 +21,15 @@ class EncoderLayer:
     """The weights of one layer, queries, keys and values fused; each weight is (out, in)."""
 
     attention_norm: nn.LayerNorm
-    qkv: torch.Tensor
+    qkv: Weight
     qkv_bias: torch.Tensor
-    out: nn.Linear
+    out: Weight
+    out_bias: torch.Tensor
     feed_forward_norm: nn.LayerNorm
-    fc1: nn.Linear
-    fc2: nn.Linear
+    fc1: Weight
+    fc1_bias: torch.Tensor
+    fc2: Weight
+    fc2_bias: torch.Tensor
 
 
 class CpuEncoder(nn.Module):
@@ -35,7 +42,7 @@ class CpuEncoder(nn.Module):
     """
 
     def __init__(self, network: VoxtralForConditionalGeneration, kernels: Kernels) -> None:
-        """`network` is in float32 on the CPU and has GELU everywhere, see `make_encoder`."""
+        """`network` is on the CPU, in one of DTYPES or int8, and has GELU everywhere, see `make_encoder`."""
         super().__init__()
         tower, adapter = network.model.audio_tower, network.model.multi_modal_projector
         self.on_progress: Callable[[], None] = lambda: None  # called for each layer, on any worker
@@ -45,9 +52,11 @@ class CpuEncoder(nn.Module):
         self._heads: int = network.config.audio_config.num_attention_heads
         self._convolutions: list[nn.Conv1d] = [tower.conv1, tower.conv2]
         self._positions: torch.Tensor = tower.embed_positions.weight  # (1500, d)
-        self._layers = [_fuse(layer) for layer in tower.layers]
+        self._layers = [_fuse(layer, len(self._positions)) for layer in tower.layers]
         self._last_norm: nn.LayerNorm = tower.layer_norm
-        self._adapter: list[torch.Tensor] = [adapter.linear_1.weight, adapter.linear_2.weight]
+        self._adapter = [join([adapter.linear_1], ADAPTER_ROWS), join([adapter.linear_2], ADAPTER_ROWS)]
+        self._adapter_width: int = adapter.linear_1.in_features
+        self._dtype: torch.dtype = network.dtype
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Audio embeddings (B, 375, H) of `features` (B, 128, 3000)."""
@@ -73,10 +82,10 @@ class CpuEncoder(nn.Module):
 
     def _encode(self, features: torch.Tensor) -> torch.Tensor:
         """The encoder's output (1500, d) for `features` (128, 3000)."""
-        x = features[None]
+        x = features[None].to(self._dtype)
         for convolution in self._convolutions:
             x = gelu_(convolution(x))  # (1, d, 3000), then (1, d, 1500)
-        x = x[0].t().contiguous() + self._positions
+        x = (x[0].t().contiguous() + self._positions).to(self._dtype)
         for layer in self._layers:
             self.on_progress()
             x += self._attend(layer, layer.attention_norm(x))
@@ -86,16 +95,16 @@ class CpuEncoder(nn.Module):
 
     def _attend(self, layer: EncoderLayer, x: torch.Tensor) -> torch.Tensor:
         attended = self._kernels.attend(self._kernels.linear(x, layer.qkv, layer.qkv_bias), self._heads)
-        return self._kernels.linear(attended, layer.out.weight, layer.out.bias)
+        return self._kernels.linear(attended, layer.out, layer.out_bias)
 
     def _feed_forward(self, layer: EncoderLayer, x: torch.Tensor) -> torch.Tensor:
-        inner = self._kernels.linear_gelu(x, layer.fc1.weight, layer.fc1.bias)  # (1500, f)
-        return self._kernels.linear(inner, layer.fc2.weight, layer.fc2.bias)
+        inner = self._kernels.linear_gelu(x, layer.fc1, layer.fc1_bias)  # (1500, f)
+        return self._kernels.linear(inner, layer.fc2, layer.fc2_bias)
 
     def _adapt(self, x: torch.Tensor) -> torch.Tensor:
         """Four positions side by side, taken to the language model's width: (375, H)."""
         first, second = self._adapter
-        together = x.reshape(-1, first.shape[1])
+        together = x.reshape(-1, self._adapter_width)
         return self._kernels.linear(self._kernels.linear_gelu(together, first, None), second, None)
 
 
@@ -103,23 +112,28 @@ def make_encoder(network: VoxtralForConditionalGeneration) -> CpuEncoder | None:
     """An encoder for `network` with the kernels that are quickest here; None where transformers' own is used."""
     audio = network.config.audio_config
     activations = (audio.activation_function, network.config.projector_hidden_act)
-    if network.device.type != "cpu" or network.dtype != torch.float32 or activations != ("gelu", "gelu"):
+    if network.device.type != "cpu" or network.dtype not in DTYPES or activations != ("gelu", "gelu"):
         return None
+    if network.dtype != torch.float32 or is_int8(network.model.multi_modal_projector.linear_1):
+        return CpuEncoder(network, TorchKernels())  # which calls oneDNN for these formats
     kernels = AutotunedKernels(
         audio.max_source_positions, audio.hidden_size, audio.intermediate_size, audio.num_attention_heads
     )
     return CpuEncoder(network, kernels)
 
 
-def _fuse(layer: Any) -> EncoderLayer:
+def _fuse(layer: Any, rows: int) -> EncoderLayer:
     attention = layer.self_attn
     projections = [attention.q_proj, attention.k_proj, attention.v_proj]
     return EncoderLayer(
         attention_norm=layer.self_attn_layer_norm,
-        qkv=join(projections),
+        qkv=join(projections, rows),
         qkv_bias=join_biases(projections),
-        out=attention.out_proj,
+        out=join([attention.out_proj], rows),
+        out_bias=attention.out_proj.bias,
         feed_forward_norm=layer.final_layer_norm,
-        fc1=layer.fc1,
-        fc2=layer.fc2,
+        fc1=join([layer.fc1], rows),
+        fc1_bias=layer.fc1.bias,
+        fc2=join([layer.fc2], rows),
+        fc2_bias=layer.fc2.bias,
     )

@@ -1,13 +1,14 @@
 """Linear layers and attention of an encoder on a CPU, by the library that is quickest on this machine."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
 import torch
-from torch import nn
 from torch.nn import functional
+
+from ml.borealis.linear import Weight, linear
 
 BLOCK = 250  # queries whose scores are computed at once: they stay in the caches, and 1,500 is a multiple
 ROUNDS = 5  # of a measurement
@@ -23,10 +24,10 @@ def gelu_(x: torch.Tensor) -> torch.Tensor:
 class Kernels(Protocol):
     """One library's linear layers and attention."""
 
-    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def linear(self, x: torch.Tensor, weight: Weight, bias: torch.Tensor | None) -> torch.Tensor:
         """`x` (T, I) times `weight` (O, I) plus `bias` (O,): (T, O)."""
 
-    def linear_gelu(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def linear_gelu(self, x: torch.Tensor, weight: Weight, bias: torch.Tensor | None) -> torch.Tensor:
         """The same with GELU after it."""
 
     def attend(self, qkv: torch.Tensor, heads: int) -> torch.Tensor:
@@ -34,15 +35,15 @@ class Kernels(Protocol):
 
 
 class TorchKernels:
-    """torch's own functions: its BLAS, which is MKL on x86, and its fused attention."""
+    """torch's own functions: its BLAS, which is MKL on x86, and its fused attention. int8 goes to oneDNN."""
 
-    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def linear(self, x: torch.Tensor, weight: Weight, bias: torch.Tensor | None) -> torch.Tensor:
         """See Kernels."""
-        return functional.linear(x, weight, bias)
+        return linear(x, weight, bias)
 
-    def linear_gelu(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def linear_gelu(self, x: torch.Tensor, weight: Weight, bias: torch.Tensor | None) -> torch.Tensor:
         """See Kernels."""
-        return gelu_(functional.linear(x, weight, bias))
+        return gelu_(linear(x, weight, bias))
 
     def attend(self, qkv: torch.Tensor, heads: int) -> torch.Tensor:
         """See Kernels."""
@@ -65,11 +66,11 @@ class OneDnnKernels:
         """Whether this build of torch has it."""
         return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
-    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def linear(self, x: torch.Tensor, weight: Weight, bias: torch.Tensor | None) -> torch.Tensor:
         """See Kernels."""
         return self._pointwise(x, weight, bias, "none", [], "")
 
-    def linear_gelu(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def linear_gelu(self, x: torch.Tensor, weight: Weight, bias: torch.Tensor | None) -> torch.Tensor:
         """See Kernels."""
         return self._pointwise(x, weight, bias, "gelu", [], "none")
 
@@ -115,22 +116,3 @@ def _quickest(ways: Mapping[str, Callable[[], object]]) -> str:
                 best_s[name] = min(best_s[name], time.perf_counter() - started_s)
     first, quickest = next(iter(ways)), min(best_s, key=lambda name: best_s[name])
     return quickest if best_s[quickest] < CLEARLY * best_s[first] else first
-
-
-def join(projections: Sequence[nn.Linear]) -> torch.Tensor:
-    """The projections' weights below one another; the modules keep views, so that nothing is held twice."""
-    joined = torch.cat([projection.weight.detach() for projection in projections])
-    rows = [len(projection.weight) for projection in projections]
-    for projection, view in zip(projections, joined.split(rows), strict=True):
-        projection.weight.data = view
-    return joined
-
-
-def join_biases(projections: Sequence[nn.Linear]) -> torch.Tensor:
-    """The projections' biases one after the other, zeros where there is none."""
-    return torch.cat(
-        [
-            projection.weight.new_zeros(len(projection.weight)) if projection.bias is None else projection.bias.detach()
-            for projection in projections
-        ]
-    )

@@ -16,6 +16,7 @@ from ml.borealis.self_check import NOT_FINITE
 from ml.cpu import usable_cpus
 from ml.engine.engine import Engine
 from ml.errors import DeviceUnavailableError
+from ml.heap import release_free_memory
 
 _log = logging.getLogger("BorealisModel")
 
@@ -54,6 +55,7 @@ def load_engine(options: ModelOptions) -> Engine:
     _log.info("⏳ Загрузка модели %s (%s, %s)", checkpoint.name, device, str(dtype).removeprefix("torch."))
     model = BorealisModel.load(checkpoint.path, device, dtype, options.generation)
     engine = make_engine(model, options.batch_size)
+    release_free_memory()
     try:
         confidence = engine.warm_up().confidence
         if confidence is not None and not math.isfinite(confidence):

@@ -9,11 +9,12 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, VoxtralForConditionalGeneration
 
 from ml.borealis.config import GenerationOptions
-from ml.borealis.convert import CONV_STRIDE
 from ml.borealis.decoder import SlotDecoder
 from ml.borealis.encoder import make_encoder
-from ml.borealis.features import N_FRAMES, N_MELS, LogMel, pad_chunks
+from ml.borealis.features import LogMel, pad_chunks
 from ml.borealis.generation import read_decoding_defaults
+from ml.borealis.linear import embedding_of, memory_of
+from ml.borealis.network import load_network
 from ml.borealis.prompt import Prompt, build_prompt, load_tokenizer
 from ml.errors import ModelFormatError
 from ml.interfaces import Waveform
@@ -68,13 +69,15 @@ class BorealisModel:
         """
         tokenizer = load_tokenizer(checkpoint_path)
         prompt = build_prompt(tokenizer)
-        network = _load_network(checkpoint_path, dtype)
+        network = load_network(checkpoint_path, dtype)
         if len(tokenizer) > network.config.text_config.vocab_size:
             raise ModelFormatError("Токенизатор знает больше токенов, чем модель: это файлы разных моделей.")
         defaults = read_decoding_defaults(checkpoint_path, tokenizer)
         if options.repetition_penalty is None:
             options = replace(options, repetition_penalty=defaults.repetition_penalty)
-        return cls(network.to(device).eval().requires_grad_(False), tokenizer, prompt, options, defaults.eos_ids)
+        if dtype != torch.int8:  # which stays on the CPU
+            network = network.to(device)
+        return cls(network, tokenizer, prompt, options, defaults.eos_ids)
 
     @property
     def encoder_workers(self) -> int:
@@ -120,43 +123,19 @@ class BorealisModel:
         audio_length = audio.max_source_positions * audio.hidden_size // audio.intermediate_size  # 375
         decoder = SlotDecoder(self.network, *self.prompt_embeddings(), audio_length, self.options, slots)
         decoder.on_progress = self._on_progress
-        weights_bytes = sum(weight.numel() * weight.element_size() for weight in self.network.parameters())
-        logger.info(_MEMORY, weights_bytes / MEBIBYTE, slots, decoder.cache_bytes / MEBIBYTE)
+        logger.info(_MEMORY, memory_of(self.network) / MEBIBYTE, slots, decoder.cache_bytes / MEBIBYTE)
         return decoder
 
     @torch.inference_mode()
     def prompt_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The prompt before (1, P, H) and after (1, S, H) the audio."""
-        embedding = self.network.get_input_embeddings()
-        return embedding(self._prefix_ids), embedding(self._suffix_ids)
+        embed = embedding_of(self.network)
+        return embed(self._prefix_ids), embed(self._suffix_ids)
 
     def decode(self, ids: torch.Tensor | Sequence[Sequence[int]]) -> list[str]:
         """The text of each row of token ids, without special tokens."""
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [text.strip() for text in texts]
-
-
-def _load_network(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGeneration:
-    try:
-        network, report = VoxtralForConditionalGeneration.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # transformers and safetensors raise whatever they like over damaged files
-        raise ModelFormatError("Файлы модели повреждены, неполны или от другой модели.") from error
-    problems = [str(key) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in report[kind]]
-    if problems:
-        raise ModelFormatError(f"Веса не подходят к модели Borealis: лишние или недостающие тензоры ({problems[0]}).")
-    audio = network.config.audio_config
-    if (audio.num_mel_bins, audio.max_source_positions * CONV_STRIDE) != (N_MELS, N_FRAMES):
-        raise ModelFormatError("Энкодер модели рассчитан на другой вход: это не модель Borealis.")
-    if torch.equal(network.lm_head.weight, network.get_input_embeddings().weight):
-        network.lm_head.weight = network.get_input_embeddings().weight  # tied in Qwen2.5: keep one copy
-    return network
 
 
 def _generation_config(options: GenerationOptions, eos_ids: Collection[int], pad_id: int) -> GenerationConfig:

@@ -81,12 +81,20 @@ def test_transformers_own_encoder_still_answers_the_same_after_its_weights_were_
     torch.testing.assert_close(model.encoder(features)[0], expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_left_to_transformers(converted: Checkpoint, dtype: torch.dtype) -> None:
-    model = BorealisModel.load(converted.path, torch.device("cpu"), dtype, GenerationOptions())
+def test_float16_is_left_to_transformers(converted: Checkpoint) -> None:
+    model = BorealisModel.load(converted.path, torch.device("cpu"), torch.float16, GenerationOptions())
     assert make_encoder(model.network) is None
     assert model.encoder is None
     assert model.encoder_workers == 1
+
+
+def test_bfloat16_goes_through_the_same_encoder(converted: Checkpoint, model: BorealisModel) -> None:
+    half = BorealisModel.load(converted.path, torch.device("cpu"), torch.bfloat16, GenerationOptions())
+    assert half.encoder is not None
+    features = model.features(SOUNDS[:2])
+    expected, found = model.encode(features), half.encode(features)
+    assert found.dtype == torch.bfloat16
+    assert ((found.float() - expected).norm() / expected.norm()).item() < 0.05
 
 
 def test_another_activation_is_left_to_transformers(model: BorealisModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,8 +124,10 @@ def test_a_machine_without_a_gpu_falls_back_to_its_cpu_and_says_so(
 def test_an_unknown_device_or_dtype_is_refused() -> None:
     with pytest.raises(DeviceUnavailableError, match="gpu"):
         resolve_device("gpu")
-    with pytest.raises(DeviceUnavailableError, match="int8"):
-        resolve_dtype("int8", CPU)
+    with pytest.raises(DeviceUnavailableError, match="int4"):
+        resolve_dtype("int4", CPU)
+    with pytest.raises(DeviceUnavailableError, match="MODEL_DEVICE=cpu"):
+        resolve_dtype("int8", torch.device("cuda", 0))
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])

@@ -1,0 +1,169 @@
+"""Linear layers of a checkpoint, joined where they read the same input, in floats or in int8."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import VoxtralForConditionalGeneration
+
+LARGEST = 127  # of an int8, symmetric
+ZERO_POINT = 128  # of the activations, which oneDNN takes as uint8
+SMALLEST_SCALE = 1e-8  # so that a row of zeros has one
+ROWS = 4096  # quantised at once
+
+
+@dataclass(frozen=True)
+class Int8Matrix:
+    """A matrix (O, I) in int8 with a scale for each of its rows."""
+
+    values: torch.Tensor  # (O, I) int8
+    scales: torch.Tensor  # (O,) float32
+
+    @classmethod
+    def quantize(cls, matrix: torch.Tensor) -> "Int8Matrix":
+        """Round `matrix` (O, I) of any float format; a few rows at a time, so that no float32 copy is held."""
+        values, scales = torch.empty(matrix.shape, dtype=torch.int8), torch.empty(len(matrix))
+        for start in range(0, len(matrix), ROWS):
+            rows = matrix[start : start + ROWS].float()
+            scale = rows.abs().amax(dim=1).clamp(min=SMALLEST_SCALE) / LARGEST
+            values[start : start + ROWS] = (rows / scale[:, None]).round()
+            scales[start : start + ROWS] = scale
+        return cls(values, scales)
+
+    def lookup(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows `rows` (...,) as float32 (..., I)."""
+        return self.values[rows] * self.scales[rows][..., None]
+
+
+class Int8Linear:
+    """A matrix packed for oneDNN. The input is quantised row by row, so that rows do not depend on each other."""
+
+    def __init__(self, matrix: Int8Matrix, rows: int | None) -> None:
+        """`rows` is the usual number of rows of the input; None for few."""
+        shape = None if rows is None else [rows, matrix.values.shape[1]]
+        self._packed: torch.Tensor = torch.ops.onednn.qlinear_prepack(matrix.values, shape)
+        self._scales = matrix.scales
+        self._zeros = torch.zeros(len(matrix.scales), dtype=torch.long)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the packed matrix and its scales."""
+        return self._packed.numel() + self._scales.nbytes + self._zeros.nbytes
+
+    def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """`x` (..., I) float32 times the matrix plus `bias` (O,): (..., O)."""
+        flat = x.reshape(-1, x.shape[-1])
+        scale = flat.abs().amax(dim=-1, keepdim=True).clamp_(min=SMALLEST_SCALE) / LARGEST  # (n, 1)
+        quantised = (flat / scale).round_().add_(ZERO_POINT).to(torch.uint8)
+        found: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            quantised, 1.0, ZERO_POINT, self._packed, self._scales, self._zeros,
+            None, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        scaled = found.mul_(scale) if bias is None else torch.addcmul(bias, found, scale)
+        return scaled.reshape(*x.shape[:-1], scaled.shape[-1])
+
+
+Weight = torch.Tensor | Int8Linear
+
+
+def linear(x: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`x` (..., I) times `weight` (O, I) plus `bias` (O,): (..., O)."""
+    return weight(x, bias) if isinstance(weight, Int8Linear) else functional.linear(x, weight, bias)
+
+
+def set_int8(module: nn.Module, matrix: Int8Matrix) -> None:
+    """Give `module`, a linear layer or an embedding, `matrix` in place of its weight, which becomes unusable."""
+    vars(module)["int8"] = matrix
+    module.weight = nn.Parameter(torch.empty(matrix.values.shape, device="meta"), requires_grad=False)
+
+
+def int8_of(module: nn.Module) -> Int8Matrix | None:
+    """What `set_int8` gave the module; None for floats, and once `join` has packed it."""
+    found: Int8Matrix | None = vars(module).get("int8")
+    return found
+
+
+def is_int8(module: nn.Module) -> bool:
+    """Whether the module has no floats."""
+    weight = module.weight
+    return isinstance(weight, torch.Tensor) and weight.is_meta
+
+
+def embedding_of(network: VoxtralForConditionalGeneration) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What takes token ids (...,) to their embeddings (..., H)."""
+    module = network.get_input_embeddings()
+    matrix = int8_of(module)
+    return partial(functional.embedding, weight=module.weight.detach()) if matrix is None else matrix.lookup
+
+
+def memory_of(network: nn.Module) -> int:
+    """Bytes of the weights, tied ones once."""
+    tensors = [each for each in network.parameters() if not each.is_meta]
+    matrices = {id(found): found for module in network.modules() if (found := int8_of(module))}
+    packed: list[Int8Linear] = [found for module in network.modules() if (found := vars(module).get("packed"))]
+    in_int8 = sum(matrix.values.nbytes + matrix.scales.nbytes for matrix in matrices.values())
+    return sum(each.nbytes for each in tensors) + in_int8 + sum(each.nbytes for each in packed)
+
+
+def join(projections: Sequence[nn.Linear], rows: int | None = None) -> Weight:
+    """The projections' weights below one another, in one memory with those of the modules.
+
+    `rows` is the usual number of rows of the input; see Int8Linear.
+    """
+    if is_int8(projections[0]):
+        return _packed(projections, rows)
+    weights = [projection.weight.detach() for projection in projections]
+    together = _covering(weights)
+    if together is None:
+        together = torch.cat(weights)
+        _point_into(projections, together)
+    return together
+
+
+def reserve(projections: Sequence[nn.Linear]) -> None:
+    """Lay the projections' weights below one another before they are loaded, so that joining them copies nothing."""
+    first = projections[0].weight
+    rows = sum(len(projection.weight) for projection in projections)
+    _point_into(projections, first.new_empty(rows, first.shape[1]))
+
+
+def join_biases(projections: Sequence[nn.Linear]) -> torch.Tensor:
+    """The projections' biases one after the other, zeros where there is none."""
+    like = next(projection.bias for projection in projections if projection.bias is not None)
+    biases = [
+        like.new_zeros(projection.out_features) if projection.bias is None else projection.bias.detach()
+        for projection in projections
+    ]
+    return torch.cat(biases)
+
+
+def _packed(projections: Sequence[nn.Linear], rows: int | None) -> Int8Linear:
+    """The projections packed as one, which replaces what each of them held."""
+    first = vars(projections[0])
+    if "packed" not in first:
+        matrices = [vars(projection).pop("int8") for projection in projections]
+        joined = Int8Matrix(torch.cat([m.values for m in matrices]), torch.cat([m.scales for m in matrices]))
+        first["packed"] = Int8Linear(joined, rows)
+    packed: Int8Linear = first["packed"]
+    return packed
+
+
+def _point_into(projections: Sequence[nn.Linear], joined: torch.Tensor) -> None:
+    rows = [len(projection.weight) for projection in projections]
+    for projection, view in zip(projections, joined.split(rows), strict=True):
+        projection.weight.data = view
+
+
+def _covering(weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """One tensor over `weights`, where they lie below one another in one memory already."""
+    first, offset = weights[0], weights[0].storage_offset()
+    for weight in weights:
+        same = weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not same or weight.storage_offset() != offset or not weight.is_contiguous():
+            return None
+        offset += weight.numel()
+    rows = sum(len(weight) for weight in weights)
+    return first.as_strided((rows, first.shape[1]), first.stride(), first.storage_offset())

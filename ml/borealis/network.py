@@ -1,0 +1,119 @@
+"""Load a checkpoint's network straight into its number format, one tensor at a time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import VoxtralConfig, VoxtralForConditionalGeneration
+from transformers.initialization import no_init_weights
+
+from ml.borealis.convert import CONV_STRIDE, EMBEDDINGS, LM_HEAD
+from ml.borealis.features import N_FRAMES, N_MELS
+from ml.borealis.linear import Int8Matrix, reserve, set_int8
+from ml.errors import ModelFormatError
+
+FORMATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+LENGTH_BYTES = 8  # of the header's length, which a safetensors file begins with
+INT8_PREFIXES = ("model.audio_tower.layers.", "model.multi_modal_projector.", "model.language_model.layers.")
+
+
+class TensorFile:
+    """Reads single tensors of a safetensors file into memory of their own: a mapped file would stay resident."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises ValueError and what safetensors raises over a damaged file."""
+        with safe_open(file, framework="pt"):  # checks the structure
+            pass
+        self._file = file
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
+            header: dict[str, dict[str, Any]] = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        self._start = LENGTH_BYTES + length
+        self._entries = header
+        self.shapes = {key: tuple(entry["shape"]) for key, entry in header.items()}
+        if unknown := {entry["dtype"] for entry in header.values()} - FORMATS.keys():
+            raise ValueError(f"tensors of {', '.join(sorted(unknown))}")
+
+    def read(self, key: str) -> torch.Tensor:
+        """The tensor called `key`, in the file's format."""
+        entry = self._entries[key]
+        return torch.frombuffer(self.read_bytes(key), dtype=FORMATS[entry["dtype"]]).reshape(entry["shape"])
+
+    def read_bytes(self, key: str) -> bytearray:
+        """The memory of the tensor called `key`."""
+        begin, end = self._entries[key]["data_offsets"]
+        content = bytearray(end - begin)
+        with self._file.open("rb") as stream:
+            stream.seek(self._start + begin)
+            if stream.readinto(content) != len(content):
+                raise ValueError("the file is shorter than its header says")
+        return content
+
+
+def load_network(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGeneration:
+    """The network of the stock Voxtral `folder` on the CPU, in eval mode.
+
+    With torch.int8 the linear layers and the embeddings are quantised (see `set_int8`) and the rest is float32.
+    Raises ModelFormatError if the files are damaged, incomplete or of another model.
+    """
+    try:
+        files = [TensorFile(file) for file in sorted(folder.glob("*.safetensors"))]
+        network = _empty_network(folder, torch.float32 if dtype == torch.int8 else dtype)
+        places = {key: file for file in files for key in file.shapes}
+        _check(network, {key: file.shapes[key] for key, file in places.items()})
+        _fill(network, places, dtype == torch.int8)
+    except ModelFormatError:
+        raise
+    except Exception as error:  # transformers and safetensors raise anything over damaged files
+        raise ModelFormatError("Файлы модели повреждены, неполны или от другой модели.") from error
+    return network.eval().requires_grad_(False)
+
+
+def _empty_network(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGeneration:
+    """Memory that is reserved, and not used before it is written."""
+    config = VoxtralConfig.from_pretrained(folder, local_files_only=True)
+    audio = config.audio_config
+    if (audio.num_mel_bins, audio.max_source_positions * CONV_STRIDE) != (N_MELS, N_FRAMES):
+        raise ModelFormatError("Энкодер модели рассчитан на другой вход: это не модель Borealis.")
+    with no_init_weights():
+        network = VoxtralForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation="sdpa")
+    network.model.audio_tower.embed_positions.float()  # transformers keeps them so in every format
+    for layer in network.model.audio_tower.layers:
+        attention = layer.self_attn
+        reserve([attention.q_proj, attention.k_proj, attention.v_proj])
+    for layer in network.model.language_model.layers:
+        attention, feed_forward = layer.self_attn, layer.mlp
+        reserve([attention.q_proj, attention.k_proj, attention.v_proj])
+        reserve([feed_forward.gate_proj, feed_forward.up_proj])
+    return network
+
+
+def _check(network: nn.Module, shapes: dict[str, tuple[int, ...]]) -> None:
+    expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    for key in sorted(expected.keys() | shapes.keys()):
+        if expected.get(key) != shapes.get(key):
+            raise ModelFormatError(f"Веса не подходят к модели Borealis: лишние или недостающие тензоры ({key}).")
+
+
+def _fill(network: VoxtralForConditionalGeneration, places: dict[str, TensorFile], is_int8: bool) -> None:
+    """Read every tensor. The head of Qwen2.5 is tied to the embeddings: one copy is kept where both are equal."""
+    embedding = network.get_input_embeddings()
+    is_tied = places[LM_HEAD].read_bytes(LM_HEAD) == places[EMBEDDINGS].read_bytes(EMBEDDINGS)
+    for key, parameter in dict(network.state_dict(keep_vars=True)).items():
+        if key == LM_HEAD and is_tied:
+            continue
+        tensor = places[key].read(key)
+        name, _, kind = key.rpartition(".")
+        quantises = key in (EMBEDDINGS, LM_HEAD) or (key.startswith(INT8_PREFIXES) and tensor.ndim == 2)
+        if is_int8 and quantises and kind == "weight":
+            set_int8(network.get_submodule(name), Int8Matrix.quantize(tensor))
+        else:
+            parameter.data.copy_(tensor)
+    if is_tied and is_int8:
+        set_int8(network.lm_head, vars(embedding)["int8"])
+    elif is_tied:
+        network.lm_head.weight = embedding.weight
