@@ -1,11 +1,12 @@
 # make demo: see the service work; make demo FILE=recording.mp3: on a recording.   make test: the tests.   make check: everything a change must pass.
 # make test-ray: the tests with a Ray cluster, one after the other; installs requirements-ray.txt.
+# make test-speech: real speech with Whisper base, whose weights (133 MB) are fetched once.
 # make test-slow: the tests that take longer.   make soak: 10,000 mixed requests.   make benchmark: docs/performance.md.
 # make rehearsal: the start with random weights of full size (10 GB of memory and disk); installs requirements-rehearsal.txt.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint test-slow test-ray soak benchmark rehearsal
+.PHONY: demo test check lint test-slow test-speech test-ray soak benchmark rehearsal
 demo: .venv/installed
 	$(BIN)/python -m tests.demo $(if $(FILE),"$(FILE)")
 
@@ -16,6 +17,9 @@ check: lint test
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-speech: .venv/installed
+	$(BIN)/python -m pytest -m "speech and not ray"
 
 test-ray: .venv/ray-installed
 	$(BIN)/python -m pytest -m ray
