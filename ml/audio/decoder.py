@@ -1,37 +1,32 @@
-"""Decodes an untrusted recording, block by block, into a 16 kHz mono waveform."""
+"""Decode an untrusted recording, second by second, into 16 kHz waveforms."""
 
-import math
 import os
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO
 
 import numpy as np
 
-from ml.audio.ffmpeg import SAMPLE_BYTES, decode_command
-from ml.audio.limits import ChildLimits
-from ml.audio.process import DecoderChild, Ending
-from ml.audio.truncation import ends_early
-from ml.audio.wav import plain_samples, read_blocks
-from ml.errors import (
-    AudioTooLongError,
-    DecodingCancelledError,
-    EmptyAudioError,
-    TooManyChannelsError,
-    UndecodableAudioError,
-)
+from ml.audio import verdict
+from ml.audio.containers import HEAD_BYTES
+from ml.audio.ffmpeg import check_pcm_sample_rate
+from ml.audio.highpass import HighPass
+from ml.audio.intake import Intake, scan
+from ml.audio.process import DecoderChild
+from ml.audio.reader import Block, in_seconds
+from ml.audio.recording import RecordingDecoder, read_at
+from ml.audio.truncation import statement
+from ml.audio.verdict import Verdict
+from ml.errors import DecodingCancelledError, EmptyAudioError
 from ml.interfaces import SAMPLE_RATE, Waveform
 
-BLOCK_BYTES = SAMPLE_RATE * SAMPLE_BYTES  # 32,000 bytes: one second
-DAMAGED_WARNING = "Запись повреждена или обрезана: распознана та её часть, которую удалось прочитать."
-MAX_SEPARATE_CHANNELS = 8
-_AU_HEADER = struct.Struct(">4s5I")  # magic, offset of the samples, their size, encoding, sample rate, channels
-_FULL_SCALE = 32768.0  # s16 to [-1, 1)
-_STOPPED_BY_SIGNAL = 255  # ffmpeg's exit code when SIGTERM or SIGINT made it stop early and tidily
+# Offset and infrasound disturb the model and carry no speech; above 60 Hz at most 0.05 dB is taken off.
+_LOW_CUT_HZ, _LOW_CUT_ORDER = 20, 2
+_FILTER_FRAME_SAMPLES = 40  # computes fastest
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class AudioDecoder:
 
     ffmpeg: the program, from `find_ffmpeg`
     max_duration_s: a longer recording is refused
-    timeout_s: time a recording's decoder may make us wait, all waits together, and processor time it may use
+    timeout_s: limit of the time spent waiting for a recording's decoder, and of its processor time
     """
 
     ffmpeg: Path
@@ -54,32 +49,27 @@ class AudioDecoder:
         pcm_sample_rate: int | None = None,
         cancelled: threading.Event | None = None,
         separate_channels: bool = False,
-    ) -> Iterator["Decoding | PlainDecoding"]:
-        """Start decoding the whole of `source` and yield the running `Decoding`; its process ends with the block.
-
-        16 kHz mono 16-bit WAV or PCM needs no decoding: it is read in this process, and no other is started.
+    ) -> Iterator["Decoding"]:
+        """Yield a `Decoding` of the whole of `source`; its process ends with the block.
 
         `source` is a seekable file with a descriptor, at any position; leave it alone until the block ends. With
-        `pcm_sample_rate` (Hz) it is raw 16-bit little-endian mono PCM. Setting `cancelled` kills the decoder.
-        With `separate_channels` the channels are not mixed: the blocks are (C, n).
+        `pcm_sample_rate` (Hz) it is raw 16-bit little-endian mono PCM, unless it begins as a known container does.
+        Setting `cancelled` ends the decoding. With `separate_channels` the channels are not mixed.
 
-        Raises: EmptyAudioError, InvalidSampleRateError, DecoderUnavailableError.
+        Raises: EmptyAudioError, InvalidSampleRateError.
         """
-        command = decode_command(self.ffmpeg, self.max_duration_s, pcm_sample_rate, separate_channels)
-        limits = ChildLimits(cpu_s=math.ceil(self.timeout_s))
-        cancelled = cancelled or threading.Event()
-        with _rewound(source) as cut_short:
-            if samples := plain_samples(source.fileno(), pcm_sample_rate):
-                blocks = read_blocks(source.fileno(), samples, BLOCK_BYTES, cancelled)
-                is_cut_short = cut_short and pcm_sample_rate is None
-                yield PlainDecoding(blocks, self.max_duration_s, is_cut_short, separate_channels)
-                return
-            os.lseek(source.fileno(), 0, os.SEEK_SET)
-            child = DecoderChild(command, source, self.timeout_s, limits, cancelled)
+        descriptor = source.fileno()
+        source.flush()
+        if os.fstat(descriptor).st_size == 0:
+            raise EmptyAudioError("Аудио пустое: в нём нет ни одного байта. Проверьте, что запись передаётся целиком.")
+        position = os.lseek(descriptor, 0, os.SEEK_CUR)
+        with self.open_pipe(pcm_sample_rate, cancelled, separate_channels) as decoding:
+            decoding.end(source)
             try:
-                yield Decoding(child, self, cut_short and pcm_sample_rate is None, separate_channels)
+                yield decoding
             finally:
-                child.close()
+                decoding.close()
+                os.lseek(descriptor, position, os.SEEK_SET)
 
     @contextmanager
     def open_pipe(
@@ -88,17 +78,16 @@ class AudioDecoder:
         cancelled: threading.Event | None = None,
         separate_channels: bool = False,
     ) -> Iterator["Decoding"]:
-        """Start decoding a recording that is still to come: `feed` the `Decoding` from another thread, then `end` it.
+        """Yield a `Decoding` of a recording that is still to come: `feed` it from another thread, then `end` it.
 
-        Raises: InvalidSampleRateError, DecoderUnavailableError.
+        Raises: InvalidSampleRateError.
         """
-        command = decode_command(self.ffmpeg, self.max_duration_s, pcm_sample_rate, separate_channels)
-        limits = ChildLimits(cpu_s=math.ceil(self.timeout_s))
-        child = DecoderChild(command, None, self.timeout_s, limits, cancelled or threading.Event())
+        check_pcm_sample_rate(pcm_sample_rate)
+        decoding = Decoding(self, pcm_sample_rate, cancelled or threading.Event(), separate_channels)
         try:
-            yield Decoding(child, self, cut_short=False, separate_channels=separate_channels)
+            yield decoding
         finally:
-            child.close()
+            decoding.close()
 
     def decode_all(
         self, source: IO[bytes], pcm_sample_rate: int | None = None, cancelled: threading.Event | None = None
@@ -109,21 +98,34 @@ class AudioDecoder:
 
 
 class Decoding:
-    """A recording being decoded: iterate over it, once, for float32 blocks (n,) in [-1, 1), a second each at most.
+    """A recording being decoded: iterate over it, once, for float32 blocks in [-1, 1], a second each at most.
 
-    With separate channels the blocks are (C, n). Iterating raises UndecodableAudioError, AudioTooLongError,
-    TooManyChannelsError or DecodingCancelledError.
+    A block is (n,), or (C, n) with the channels apart. A file may hold several recordings, one after another: the first
+    is decoded from the pipe while it is fed; what cannot be read that way, and all others, once the file is whole.
+
+    Iterating raises UndecodableAudioError, AudioTooLongError, TooManyChannelsError, DecodingCancelledError or
+    DecoderUnavailableError.
     """
 
     def __init__(
-        self, child: DecoderChild, decoder: AudioDecoder, cut_short: bool, separate_channels: bool = False
+        self, decoder: AudioDecoder, pcm_sample_rate: int | None, cancelled: threading.Event, separate_channels: bool
     ) -> None:
-        self._child = child
-        self._decoder = decoder
-        self._cut_short = cut_short
-        self._separate_channels = separate_channels
+        self._max_duration_s = decoder.max_duration_s
+        self._is_pcm = pcm_sample_rate is not None
+        self._cancelled = cancelled
+        self._is_separate = separate_channels
+        self._recordings = RecordingDecoder(
+            decoder.ffmpeg, decoder.max_duration_s, decoder.timeout_s, pcm_sample_rate, separate_channels, cancelled
+        )
+        self._intake = Intake(self._is_pcm)
+        self._live: DecoderChild | None = None  # decodes the first recording while it is fed
+        self._source: IO[bytes] | None = None
+        self._has_begun, self._has_source, self._is_closed = threading.Event(), threading.Event(), threading.Event()
         self._n_samples = 0
+        self._verdict = Verdict()
         self._warnings: tuple[str, ...] = ()
+        self._blocks = self._run()
+        self._primed: list[Block] = []
 
     @property
     def duration_s(self) -> float:
@@ -132,143 +134,101 @@ class Decoding:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the sender should know about a recording which could be read in part; complete after the last block."""
+        """What was lost or altered; complete after the last block."""
         return self._warnings
 
-    def feed(self, data: bytes) -> bool:
-        """Hand over the next bytes of a recording opened by `open_pipe`; False once the decoder reads no more."""
-        return self._child.feed(data)
-
-    def end(self, cut_short: bool) -> None:
-        """Say that all of it was fed, and whether it breaks off before its own end."""
-        self._cut_short = cut_short
-        self._child.end_input()
-
-    def close(self) -> None:
-        """End the decoder if it still runs. May be called from any thread, and again."""
-        self._child.close()
+    @property
+    def channels(self) -> int:
+        """The rows of the blocks, 1 unless channels are apart. Waits for the first sound and raises as iterating."""
+        if self._is_separate and not self._primed:
+            self._primed.append(next(self._blocks))
+        return len(self._primed[0]) if self._is_separate else 1
 
     @property
     def waited_s(self) -> float:
-        """Time spent waiting for the decoder so far, in seconds: what the time limit bounds."""
-        return self._child.waited_s
+        """Time spent waiting for decoders so far, in seconds: what the time limit bounds."""
+        return self._recordings.waited_s
 
     @property
     def pid(self) -> int:
-        """Process id of the decoder, for logs and tests."""
-        return self._child.pid
+        """Process id of the last decoder started, for logs and tests; 0 before the first."""
+        return self._recordings.pid
 
-    def __iter__(self) -> Iterator[Waveform]:
-        for block in self._separate_blocks() if self._separate_channels else self._mono_blocks():
-            block /= _FULL_SCALE
-            self._n_samples += block.shape[-1]
-            if self.duration_s > self._decoder.max_duration_s:
-                self._child.close()
-                raise _too_long(self._decoder.max_duration_s)
-            yield block
-        self._judge(self._child.finish())
+    def feed(self, data: bytes) -> bool:
+        """Hand over the next bytes of a recording opened by `open_pipe`; False once the decoder reads no more.
 
-    def _mono_blocks(self) -> Iterator[Waveform]:
-        while data := self._child.read(BLOCK_BYTES):
-            yield np.frombuffer(data, "<i2", count=len(data) // SAMPLE_BYTES).astype(np.float32)
+        Raises: DecoderUnavailableError.
+        """
+        if self._intake.is_over:
+            return False
+        is_read = self._feed_live(self._intake.push(data))
+        if self._live and self._intake.is_over:
+            self._live.end_input()
+        return is_read
 
-    def _separate_blocks(self) -> Iterator[Waveform]:
-        """Samples (C, n) of the AU stream, interleaved and big-endian."""
-        header = self._child.read(_AU_HEADER.size)
-        if len(header) < _AU_HEADER.size:
-            return
-        _, offset, _, _, _, channels = _AU_HEADER.unpack(header)
-        if channels > MAX_SEPARATE_CHANNELS:
-            self._child.close()
-            raise TooManyChannelsError(
-                f"В записи {channels} каналов, а по отдельности распознаётся не больше {MAX_SEPARATE_CHANNELS}: "
-                "пришлите её без channel_mode=SEPARATE или разделите на части."
-            )
-        self._child.read(offset - _AU_HEADER.size)  # an annotation
-        while data := self._child.read(BLOCK_BYTES * channels):
-            n_samples = len(data) // (SAMPLE_BYTES * channels)
-            interleaved = np.frombuffer(data, ">i2", count=n_samples * channels).reshape(n_samples, channels)
-            yield np.ascontiguousarray(interleaved.T, np.float32)  # (C, n)
+    def end(self, source: IO[bytes]) -> None:
+        """State that all of it has come; `source` is a seekable file that holds it, to be left alone from now on.
 
-    def _judge(self, ending: Ending) -> None:
-        """Tell success from failure by what came out: ffmpeg's exit code says little about either."""
-        if ending.cancelled:
-            raise DecodingCancelledError("Чтение записи отменено.")
-        if ending.timed_out:
-            raise UndecodableAudioError(
-                f"Чтение записи не уложилось в {self._decoder.timeout_s:g} с (настройка AUDIO_DECODE_TIMEOUT_S). "
-                "Повторите попытку или пересохраните запись, например, в WAV или MP3."
-            )
-        if _broke_down(ending.exit_code):
-            raise UndecodableAudioError(
-                "Декодер аварийно остановился на этой записи. Пересохраните её, например, в WAV или MP3."
-            )
-        if self._n_samples == 0:
-            _refuse(ending)
-        if ending.complained or ending.exit_code != 0 or self._cut_short:
-            self._warnings = (DAMAGED_WARNING,)
+        Raises: DecoderUnavailableError.
+        """
+        if self._intake.has_begun and not self._intake.is_over:
+            self._feed_live(self._intake.finish())
+        if self._live:
+            self._live.end_input()
+        source.flush()
+        self._source = source
+        self._has_source.set()
+        self._has_begun.set()
 
+    def close(self) -> None:
+        """End the decoder if it still runs. May be called from any thread, and again."""
+        self._is_closed.set()
+        self._recordings.close()
 
-class PlainDecoding:
-    """A recording that needs no decoding; to be used as a Decoding is."""
+    def __iter__(self) -> Iterator[Block]:
+        while self._primed:
+            yield self._primed.pop()
+        yield from self._blocks
 
-    def __init__(
-        self, blocks: Iterator[Waveform], max_duration_s: float, cut_short: bool, separate_channels: bool = False
-    ) -> None:
-        self._blocks = blocks
-        self._max_duration_s = max_duration_s
-        self._separate_channels = separate_channels
-        self._n_samples = 0
-        self.warnings: tuple[str, ...] = (DAMAGED_WARNING,) if cut_short else ()
+    def _feed_live(self, data: bytes) -> bool:
+        if not data:
+            return True
+        if self._live is None:
+            try:
+                self._live = self._recordings.start(self._intake.container)
+            except DecodingCancelledError:  # closed: nothing is read any more
+                return False
+            self._has_begun.set()
+        return self._live.feed(data)
 
-    @property
-    def duration_s(self) -> float:
-        """Length of the sound yielded so far, in seconds."""
-        return self._n_samples / SAMPLE_RATE
-
-    def __iter__(self) -> Iterator[Waveform]:
-        for block in self._blocks:
-            self._n_samples += len(block)
+    def _run(self) -> Iterator[Block]:
+        """Yield the blocks without offset and infrasound; conclude with the warnings."""
+        high_pass = HighPass(_LOW_CUT_HZ, _LOW_CUT_ORDER, SAMPLE_RATE, _FILTER_FRAME_SAMPLES)
+        for block in in_seconds(self._sound()):
+            self._n_samples += block.shape[1]
             if self.duration_s > self._max_duration_s:
-                raise _too_long(self._max_duration_s)
-            yield block[np.newaxis] if self._separate_channels else block
+                self.close()
+                raise verdict.too_long(self._max_duration_s)
+            filtered = np.clip(high_pass.push(block), -1, 1).astype(np.float32)
+            yield filtered if self._is_separate else filtered[0]
+        self._warnings = self._verdict.conclude()
 
+    def _sound(self) -> Iterator[Block]:
+        """Yield what all recordings hold, as blocks (C, n), and judge each."""
+        self._wait_for(self._has_begun)
+        first = (yield from self._recordings.read(self._live)) if self._live else None
+        self._wait_for(self._has_source)
+        assert self._source
+        descriptor = self._source.fileno()
+        layout = scan(descriptor, self._is_pcm)
+        for number, part in enumerate(layout.parts):
+            outcome = yield from self._recordings.decode(self._source, part, None if number else first)
+            stated = statement(lambda offset, n_bytes: read_at(descriptor, offset, n_bytes), part)
+            self._verdict.add(outcome, stated, read_at(descriptor, part.start, HEAD_BYTES))
+        if layout.has_more:
+            self._verdict.warn(verdict.PARTS_WARNING)
 
-def _too_long(max_duration_s: float) -> AudioTooLongError:
-    return AudioTooLongError(
-        f"Запись длиннее {max_duration_s:g} с, а больше не позволяет настройка "
-        "AUDIO_MAX_DURATION_S. Разделите запись на части."
-    )
-
-
-@contextmanager
-def _rewound(source: IO[bytes]) -> Iterator[bool]:
-    """Put the descriptor, whose position a child process shares, at 0 and back; yield whether the file is cut short.
-
-    Raises: EmptyAudioError.
-    """
-    descriptor = source.fileno()
-    source.flush()
-    if os.fstat(descriptor).st_size == 0:
-        raise EmptyAudioError("Аудио пустое: в нём нет ни одного байта. Проверьте, что запись передаётся целиком.")
-    position = os.lseek(descriptor, 0, os.SEEK_CUR)
-    try:
-        cut_short = ends_early(descriptor)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        yield cut_short
-    finally:
-        os.lseek(descriptor, position, os.SEEK_SET)
-
-
-def _broke_down(exit_code: int) -> bool:
-    """Return whether the process was ended by a signal (or, on Windows, by an exception) that we did not send."""
-    return exit_code < 0 or exit_code == _STOPPED_BY_SIGNAL or exit_code >= 0xC000_0000
-
-
-def _refuse(ending: Ending) -> NoReturn:
-    if ending.no_track:
-        raise UndecodableAudioError("В файле нет звуковой дорожки. Пришлите запись, в которой есть звук.")
-    raise UndecodableAudioError(
-        "Не удалось прочитать звук: файл повреждён, пуст или в другом формате. "
-        "Пришлите запись в MP3, WAV, M4A, FLAC, OGG или AAC."
-    )
+    def _wait_for(self, event: threading.Event) -> None:
+        while not event.wait(_POLL_S):
+            if self._cancelled.is_set() or self._is_closed.is_set():
+                raise verdict.cancelled()

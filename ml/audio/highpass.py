@@ -2,7 +2,8 @@
 
 A Butterworth filter of even order as a cascade of biquads (Robert Bristow-Johnson's cookbook formulas), written as one
 state space: x' = A x + B u, y = C x + D u. The response to a whole frame is then a product of matrices, which numpy
-computes at once, and only the state goes from frame to frame.
+computes at once, and only the state goes from frame to frame. The products are kept so small that BLAS computes each on
+one thread: its threads would wait for one another longer than the work takes.
 """
 
 import math
@@ -13,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
+
+
+_GROUP_FRAMES = 100  # times 40 x 40 is below the 262,144 products from which OpenBLAS uses more threads
 
 
 class HighPass:
@@ -33,10 +37,12 @@ class HighPass:
         n_channels, n_samples = samples.shape
         if n_samples == 0:
             return np.zeros((n_channels, 0))
-        response, n_frames = self._response, -(-n_samples // self._frame_samples)
+        response, n_groups = self._response, -(-n_samples // (_GROUP_FRAMES * self._frame_samples))
+        n_frames = n_groups * _GROUP_FRAMES
         frames = np.zeros((n_channels, n_frames * self._frame_samples))
         frames[:, :n_samples] = samples
-        frames = frames.reshape(n_channels, n_frames, self._frame_samples)  # (C, F, L)
+        groups = frames.reshape(n_channels, n_groups, _GROUP_FRAMES, self._frame_samples)  # (C, G, 100, L)
+        frames = groups.reshape(n_channels, n_frames, self._frame_samples)  # (C, F, L)
         state = samples[:, :1] * response.settled if self._state is None else self._state  # (C, S)
         states = np.concatenate([state[:, None], frames @ response.input_to_state], axis=1)  # (C, 1 + F, S)
         # Prefix sums by doubling: after each round, every state holds the inputs of twice as many frames before it.
@@ -45,7 +51,7 @@ class HighPass:
             states[:, reach:] += states[:, :-reach] @ power
             reach, power = 2 * reach, power @ power
         self._state = states[:, -1].copy()
-        filtered: Matrix = frames @ response.input_to_output
+        filtered: Matrix = (groups @ response.input_to_output).reshape(frames.shape)
         filtered += states[:, :-1] @ response.state_to_output
         return filtered.reshape(n_channels, -1)[:, :n_samples]
 

@@ -27,7 +27,7 @@ class LevelMeter:
 
     def __init__(self, sample_rate: int = SAMPLE_RATE) -> None:
         self.frame_samples = round(sample_rate * FRAME_S)
-        self._filter = HighPass(_CUTOFF_HZ, _ORDER, sample_rate, self.frame_samples)
+        self._filter = HighPass(_CUTOFF_HZ, _ORDER, sample_rate, self.frame_samples // 4)
         self._block_samples = _BLOCK_FRAMES * self.frame_samples
         self._waiting: list[Waveform] = []
         self._n_waiting = 0

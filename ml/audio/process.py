@@ -1,6 +1,7 @@
 """Run one decoder process: drain its log, and kill it when it is cancelled, late or closed."""
 
 import logging
+import re
 import subprocess
 import threading
 from collections import deque
@@ -17,9 +18,13 @@ logger = logging.getLogger(__name__)
 WATCH_INTERVAL_S = 0.05
 _LINE_BYTES = 4096  # a longer log line is read in pieces
 _KEPT_LINES = 20
-# With `-loglevel level+warning` each line names its level. Warnings never mean lost sound.
-_LOSS_MARKS = (b"[error]", b"[fatal]", b"[panic]")
-_NO_TRACK_MARK = b"matches no streams"
+# With `-loglevel level+warning` each line names its level, after what it is about. Warnings never mean lost sound.
+_ERROR = re.compile(rb"(?:\[[^]]* @ [^]]*\] )*\[(?:error|fatal|panic)\]")
+# Covers and pictures are looked at to find out what a file holds; no sound is lost if they are broken.
+_ABOUT_A_PICTURE = re.compile(rb"\[(?:mjpeg|png|bmp|gif|webp|tiff|h26[34]|hevc|mpeg[124]\w*|vp[89]|av1|\w*video\w*) @")
+_NO_TRACK_MARKS = (b"matches no streams", b"does not contain any stream")
+_OUT_OF_MEMORY_MARKS = (b"Cannot allocate memory", b"pthread_create() failed", b"Too many packets buffered")
+_BAD_STREAM = re.compile(rb"\[aist#0:(\d+)/.*\[error\] .*(?:no decoder found|while opening decoder)")
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class Ending:
     """How the process ended.
 
     exit_code: as `subprocess` gives it, negative for a signal; cancelled, timed_out: the reason why it was killed;
-    complained: it logged lost or damaged data; no_track: it found no audio track
+    complained: it logged lost or damaged data; no_track: it found no audio track;
+    bad_streams: the numbers of the audio streams for which there is no decoder; out_of_memory: its limit was reached
     """
 
     exit_code: int
@@ -35,6 +41,8 @@ class Ending:
     timed_out: bool
     complained: bool
     no_track: bool
+    bad_streams: frozenset[int] = frozenset()
+    out_of_memory: bool = False
 
 
 class DecoderChild:
@@ -61,6 +69,8 @@ class DecoderChild:
         self._waited_s = 0.0
         self._over = threading.Event()
         self._was_cancelled = self._was_late = self._complained = self._no_track = False
+        self._bad_streams: set[int] = set()
+        self._out_of_memory = False
         self._last_lines: deque[bytes] = deque(maxlen=_KEPT_LINES)
         self._threads = [
             threading.Thread(target=self._drain, name="decoder-log", daemon=True),
@@ -86,11 +96,11 @@ class DecoderChild:
         return self._waited_s
 
     def read(self, n_bytes: int) -> bytes:
-        """Return exactly `n_bytes` of output; fewer, or none, only when the process has ended its output."""
+        """Return at most `n_bytes` of output, as soon as there are any; none when the process has ended its output."""
         assert self._process.stdout is not None
         self._waiting = True
         try:
-            return self._process.stdout.read(n_bytes)
+            return bytes(self._process.stdout.read1(n_bytes))  # type: ignore[attr-defined]  # a BufferedReader
         finally:
             self._waiting = False
 
@@ -119,7 +129,15 @@ class DecoderChild:
         self.close()
         if self._last_lines:
             logger.debug("decoder exit code %d, log: %s", exit_code, b" | ".join(self._last_lines))
-        return Ending(exit_code, self._was_cancelled, self._was_late, self._complained, self._no_track)
+        return Ending(
+            exit_code,
+            self._was_cancelled,
+            self._was_late,
+            self._complained,
+            self._no_track,
+            frozenset(self._bad_streams),
+            self._out_of_memory,
+        )
 
     def close(self) -> None:
         """Kill the process if it still runs, and free everything. May be called again."""
@@ -155,8 +173,12 @@ class DecoderChild:
         assert self._process.stderr is not None
         while line := self._process.stderr.readline(_LINE_BYTES):
             self._last_lines.append(line.strip()[:300])
-            self._complained = self._complained or any(mark in line for mark in _LOSS_MARKS)
-            self._no_track = self._no_track or _NO_TRACK_MARK in line
+            if _ERROR.match(line) and not _ABOUT_A_PICTURE.match(line):
+                self._complained = True
+                self._no_track = self._no_track or any(mark in line for mark in _NO_TRACK_MARKS)
+                self._out_of_memory = self._out_of_memory or any(mark in line for mark in _OUT_OF_MEMORY_MARKS)
+            if found := _BAD_STREAM.match(line):
+                self._bad_streams.add(int(found[1]))
 
 
 def _start(command: list[str], source: IO[bytes] | None) -> subprocess.Popen[bytes]:

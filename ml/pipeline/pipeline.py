@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from ml.audio.decoder import AudioDecoder, Decoding, PlainDecoding
+from ml.audio.decoder import AudioDecoder, Decoding
 from ml.interfaces import RecognitionOptions
 from ml.pipeline.builder import OnSegment, TranscriptBuilder
 from ml.pipeline.chunker import SpanReader
@@ -47,7 +47,7 @@ class Pipeline:
 
     def run(
         self,
-        decoding: Decoding | PlainDecoding,
+        decoding: Decoding,
         cancelled: threading.Event,
         on_segment: OnSegment,
         options: RecognitionOptions,

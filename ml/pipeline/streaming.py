@@ -8,8 +8,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from ml.audio.decoder import Decoding
-from ml.audio.truncation import ends_early
-from ml.errors import EmptyAudioError, UndecodableAudioError
+from ml.errors import EmptyAudioError
 from ml.interfaces import RecognitionOptions
 from ml.pipeline.builder import OnSegment
 from ml.pipeline.pipeline import Pipeline
@@ -19,9 +18,8 @@ from ml.transcript import Transcript
 class StreamTranscription:
     """Decodes, splits and recognises a recording while its pieces are fed; `finish` returns the transcript.
 
-    The caller writes every piece to a file as well: a format that cannot be read forward, such as M4A with its index
-    at the end, is decoded from there once it is complete. `feed` blocks while recognition is behind, so that memory
-    stays bounded.
+    The caller writes every piece to a file as well: what cannot be read forward, such as M4A with its index at the end,
+    is decoded from there once it is complete. `feed` blocks while recognition is behind, so that memory stays bounded.
     """
 
     def __init__(
@@ -69,7 +67,7 @@ class StreamTranscription:
             self._start()
         if self._decoding and not self._transcript.done():
             self._decoding.feed(piece)
-        if self._transcript.done() and not self._needs_whole_file():
+        if self._transcript.done():
             self._transcript.result()
 
     @property
@@ -85,20 +83,8 @@ class StreamTranscription:
         """
         if self._decoding is None:
             raise EmptyAudioError("Аудио пустое: в нём нет ни одного байта. Проверьте, что запись передаётся целиком.")
-        self._decoding.end(self._pcm_sample_rate is None and ends_early(self._spool.fileno()))
-        try:
-            return self._transcript.result()
-        except UndecodableAudioError:
-            if not self._needs_whole_file():
-                raise
-        return self._pipeline.transcribe(
-            self._spool,
-            pcm_sample_rate=self._pcm_sample_rate,
-            cancelled=self._cancelled,
-            on_segment=self._on_segment,
-            options=self._options,
-            separate_channels=self._separate_channels,
-        )
+        self._decoding.end(self._spool)
+        return self._transcript.result()
 
     def _start(self) -> None:
         self._decoding = self._resources.enter_context(
@@ -117,9 +103,3 @@ class StreamTranscription:
             self._transcript.set_exception(error)
         finally:
             decoding.close()  # nothing reads it any more: `feed` must not block on it
-
-    def _needs_whole_file(self) -> bool:
-        """Whether nothing could be decoded going forward, which the complete file may allow."""
-        assert self._decoding
-        is_empty = self._decoding.duration_s == 0
-        return is_empty and isinstance(self._transcript.exception(), UndecodableAudioError)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
-from ml.audio.truncation import ends_early
+from ml.audio.intake import Intake, scan
+from ml.audio.recording import read_at
+from ml.audio.truncation import statement
 from ml.errors import AudioError
 from ml.interfaces import SAMPLE_RATE
 from tests.fuzz.mutations import SEEDS, arbitrary, damaged, seed
@@ -49,14 +51,28 @@ def decode(audio_bytes: bytes, pcm_sample_rate: int | None = None) -> None:
 
 
 def is_truncated(audio_bytes: bytes) -> bool:
-    """The result of truncation.py for the bytes."""
+    """Return whether a recording in these bytes states that it is cut, after checking where they were found."""
     with tempfile.TemporaryFile() as file:
         file.write(audio_bytes)
         file.flush()
-        answer = ends_early(file.fileno())
-        assert os.fstat(file.fileno()).st_size == len(audio_bytes)  # only read
-    assert isinstance(answer, bool)
-    return answer
+        descriptor = file.fileno()
+        parts = scan(descriptor, is_pcm=False).parts
+        assert os.fstat(descriptor).st_size == len(audio_bytes)  # only read
+        stated = [statement(lambda offset, n_bytes: read_at(descriptor, offset, n_bytes), part) for part in parts]
+    ends = [0, *(part.end for part in parts)]
+    for before, part in zip(ends, parts, strict=False):
+        assert before <= part.start < part.end <= len(audio_bytes) and part.stated_end >= part.end
+    assert uploaded(audio_bytes) == (audio_bytes[parts[0].start : parts[0].end] if parts else b"")
+    return any(one.is_cut for one in stated)
+
+
+def uploaded(audio_bytes: bytes) -> bytes:
+    """Return what a decoder is given of these bytes while they arrive in pieces."""
+    intake, passed = Intake(is_pcm=False), []
+    for start in range(0, len(audio_bytes), 777):
+        if not intake.is_over:
+            passed.append(intake.push(audio_bytes[start : start + 777]))
+    return b"".join([*passed, *([] if intake.is_over else [intake.finish()])])
 
 
 @pytest.mark.parametrize("path", SEEDS, ids=lambda path: path.stem)

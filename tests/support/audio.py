@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import tempfile
+import threading
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ import imageio_ffmpeg
 import numpy as np
 from pydub import AudioSegment
 
+from ml.audio.decoder import AudioDecoder
+from ml.audio.highpass import HighPass
 from ml.interfaces import SAMPLE_RATE, Waveform
 from tests.support import process_stats
 
@@ -45,6 +48,12 @@ def voice(duration_s: float, seed: int = 0, sample_rate: int = SAMPLE_RATE) -> W
 def pcm(waveform: Waveform) -> bytes:
     """Return waveform (N,) as 16-bit little-endian samples."""
     return np.round(np.clip(waveform, -1, 1) * 32767).astype("<i2").tobytes()
+
+
+def low_cut(waveform: Waveform) -> Waveform:
+    """Return waveform (N,) without offset and infrasound, as the decoder gives it: their phase is changed as well."""
+    filtered = HighPass(20, 2, SAMPLE_RATE, 40).push(waveform[None].astype(np.float64))
+    return np.asarray(np.clip(filtered[0], -1, 1), np.float32)
 
 
 def segment(waveform: Waveform, sample_rate: int = SAMPLE_RATE) -> AudioSegment:
@@ -146,6 +155,32 @@ def made_by_ffmpeg(*arguments: str) -> bytes:
     """Return what ffmpeg writes to its standard output when given these arguments."""
     command = [str(FFMPEG), "-nostdin", "-loglevel", "error", *arguments, "-"]
     return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True).stdout
+
+
+def decode_upload(
+    decoder: AudioDecoder,
+    audio_bytes: bytes,
+    pcm_sample_rate: int | None = None,
+    separate_channels: bool = False,
+    piece_bytes: int = 10_007,
+) -> tuple[list[Waveform], tuple[str, ...]]:
+    """Return the blocks and warnings of a recording that is decoded while it is uploaded, in pieces of this size."""
+    with tempfile.TemporaryFile() as file, decoder.open_pipe(pcm_sample_rate, None, separate_channels) as decoding:
+
+        def upload() -> None:
+            for start in range(0, len(audio_bytes), piece_bytes):
+                piece = audio_bytes[start : start + piece_bytes]
+                file.write(piece)
+                decoding.feed(piece)
+            decoding.end(file)
+
+        thread = threading.Thread(target=upload, name="upload")
+        thread.start()
+        try:
+            return list(decoding), decoding.warnings
+        finally:
+            decoding.close()
+            thread.join()
 
 
 def nothing_left_behind(tmp_path: Path) -> Iterator[None]:

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml.audio.decoder import DAMAGED_WARNING, AudioDecoder, Decoding
+from ml.audio.decoder import AudioDecoder, Decoding
 from ml.audio.ffmpeg import CONTAINERS, decode_command, find_ffmpeg
+from ml.audio.verdict import DAMAGED_WARNING
 from ml.errors import AudioTooLongError, DecodingCancelledError, EmptyAudioError, SpeechError, UndecodableAudioError
 from ml.interfaces import SAMPLE_RATE
 from tests.support import audio as media
@@ -160,7 +161,7 @@ def test_13_m4a_with_its_index_last_is_read_in_full() -> None:
 def test_14_truncated_recording_gives_what_is_there_and_a_warning(name: str, share: float) -> None:
     audio_bytes = recording(name)
     n_samples, warnings = n_samples_and_warnings(audio_bytes[: int(len(audio_bytes) * share)])
-    assert warnings == (DAMAGED_WARNING,)
+    assert len(warnings) == 1 and warnings[0].startswith(DAMAGED_WARNING)
     # An Ogg page holds a second or two of sound, and the broken one is lost.
     assert share * 10 - 2.2 < n_samples / SAMPLE_RATE < share * 10 + 0.5
 
@@ -171,7 +172,7 @@ def test_15_mp3_with_junk_in_the_middle() -> None:
     junk = np.random.default_rng(15).bytes(20_000)
     n_samples, warnings = n_samples_and_warnings(audio_bytes[:middle] + junk + audio_bytes[middle:])
     assert 9.5 < n_samples / SAMPLE_RATE < 13
-    assert warnings == (DAMAGED_WARNING,)
+    assert len(warnings) == 1 and warnings[0].startswith(DAMAGED_WARNING)
 
 
 class Canary:
@@ -258,11 +259,16 @@ def test_18_concat_list_reads_a_file_without_whitelists(tmp_path: Path) -> None:
     assert len(sound) == 2 * 2 * SAMPLE_RATE
 
 
-@pytest.mark.parametrize("container", ["matroska", "avi", "asf", "aiff", "au", "caf", "mpegts"])
-def test_container_that_is_not_offered_is_refused(tmp_path: Path, container: str) -> None:
+@pytest.mark.parametrize(
+    ("container", "name"),
+    [("avi", "AVI"), ("au", "Sun AU"), ("mpegts", "MPEG-TS"), ("latm", "LATM"), ("ac3", "AC-3"), ("w64", "Wave64")],
+)
+def test_container_that_is_not_offered_is_refused_by_its_name(tmp_path: Path, container: str, name: str) -> None:
     (tmp_path / "sound.wav").write_bytes(media.wav(media.voice(1)))
-    audio_bytes = media.made_by_ffmpeg("-i", str(tmp_path / "sound.wav"), "-f", container)
-    assert type(refusal(audio_bytes)) is UndecodableAudioError
+    codec = {"latm": ["-c:a", "aac"]}.get(container, [])
+    audio_bytes = media.made_by_ffmpeg("-i", str(tmp_path / "sound.wav"), *codec, "-f", container)
+    error = refusal(audio_bytes)
+    assert type(error) is UndecodableAudioError and name in str(error)
 
 
 def test_20_video_without_sound() -> None:
@@ -302,8 +308,10 @@ def test_36_stopped_decoder_ends_at_its_time_limit() -> None:
         pytest.raises(UndecodableAudioError, match="AUDIO_DECODE_TIMEOUT_S"),
         decoding_of(media.wav(media.voice(40, sample_rate=8000), 8000), decoder) as decoding,
     ):
+        blocks = iter(decoding)
+        next(blocks)
         os.kill(decoding.pid, signal.SIGSTOP)
-        for _ in decoding:
+        for _ in blocks:
             pass
 
 
@@ -315,9 +323,11 @@ def test_cancelling_ends_the_wait_for_a_stopped_decoder() -> None:
         pytest.raises(DecodingCancelledError),
         decoding_of(media.wav(media.voice(40, sample_rate=8000), 8000), cancelled=cancelled) as decoding,
     ):
+        blocks = iter(decoding)
+        next(blocks)
         os.kill(decoding.pid, signal.SIGSTOP)
         timer.start()
-        for _ in decoding:
+        for _ in blocks:
             pass
     timer.join()
 
@@ -335,13 +345,11 @@ def test_cancelling_kills_the_decoder_of_a_consumer_busy_elsewhere() -> None:
         assert decoding.duration_s < 10
 
 
-@linux_only
 def test_cancelled_before_it_begins() -> None:
     cancelled = threading.Event()
     cancelled.set()
     audio_bytes = recording("mp3", 40)
     with pytest.raises(DecodingCancelledError), decoding_of(audio_bytes, cancelled=cancelled) as decoding:
-        wait_for_the_end_of(decoding.pid)
         list(decoding)
 
 
