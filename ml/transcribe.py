@@ -143,7 +143,7 @@ def _print_figures(transcript: Transcript, elapsed_s: float) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ml/transcribe.py", description="Распознаёт аудио файл без сервера")
-    parser.add_argument("file", metavar="FILE", type=Path, help="MP3, WAV, M4A, FLAC, OGG или AAC")
+    parser.add_argument("file", metavar="FILE", type=Path, help="запись: MP3, WAV, M4A, OGG, MP4, WebM и другие")
     parser.add_argument("-o", "--output", metavar="TXT", type=Path, help="куда записать текст; без него на экран")
     add_model_flags(parser)
     return parser

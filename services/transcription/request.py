@@ -10,7 +10,31 @@ from ml.pipeline.builder import OnSegment
 from services.transcription.errors import MissingFilenameError, UnsupportedFormatError
 from services.transcription.options import RequestOptions
 
-SUPPORTED_FORMATS = ("mp3", "wav", "m4a", "flac", "ogg", "aac")
+# Extensions of file names, which the format field may hold too; the content decides how it is decoded.
+SUPPORTED_FORMATS = (
+    *("mp3", "mp2", "mpga", "wav", "wave", "flac", "aac", "ogg", "oga", "opus", "spx"),
+    *("m4a", "m4b", "mp4", "m4v", "mov", "3gp", "3gpp", "3g2", "webm", "weba", "mkv", "mka"),
+    *("aiff", "aif", "aifc", "caf", "amr", "awb", "wma", "asf", "wmv"),
+)
+_COMMON_FORMATS = (
+    *("mp3", "wav", "m4a", "mp4", "flac", "ogg", "opus", "aac", "webm", "mkv", "mov", "3gp"),
+    *("aiff", "caf", "amr", "wma"),
+)
+# Subtypes of media types that are not extensions, without "x-" and "vnd.".
+_MEDIA_SUBTYPES = {
+    "mpeg": "mp3",
+    "mpeg3": "mp3",
+    "mpg": "mp3",
+    "aacp": "aac",
+    "mp4a-latm": "m4a",
+    "amr-wb": "awb",
+    "quicktime": "mov",
+    "3gpp2": "3g2",
+    "matroska": "mkv",
+    "ms-wma": "wma",
+    "ms-wmv": "wmv",
+    "ms-asf": "asf",
+}
 PCM_FORMAT = "pcm"
 DEFAULT_PCM_SAMPLE_RATE = 16_000  # Hz
 MAX_LOGGED_NAME = 200  # characters
@@ -50,8 +74,9 @@ class AudioInfo:
         """Raise RequestError where there is no file name or no supported format is named."""
         if not self.filename.strip():
             raise MissingFilenameError
-        if _extension(self.filename) not in SUPPORTED_FORMATS and self._format not in (*SUPPORTED_FORMATS, PCM_FORMAT):
-            supported = ", ".join(name.upper() for name in SUPPORTED_FORMATS)
+        named = (_extension(self.filename), _without_decoration(self._format))
+        if self._format != PCM_FORMAT and not any(name in SUPPORTED_FORMATS for name in named):
+            supported = ", ".join(name.upper() for name in _COMMON_FORMATS)
             raise UnsupportedFormatError(
                 f"Формат не поддерживается: {self.format_name or 'не указан'}. Поддерживаются: {supported}"
             )
@@ -78,6 +103,16 @@ class Call:
     def processing_s(self) -> float:
         """Seconds since the last byte arrived."""
         return time.perf_counter() - self.received_s
+
+
+def _without_decoration(format_name: str) -> str:
+    """Return the extension for a format named as ".mp3", "audio/mpeg" or "audio/webm;codecs=opus"."""
+    name = format_name.partition(";")[0].strip().removeprefix(".")
+    kind, _, subtype = name.rpartition("/")
+    if kind not in ("audio", "video", "application"):
+        return name
+    subtype = subtype.removeprefix("x-").removeprefix("vnd.")
+    return _MEDIA_SUBTYPES.get(subtype, subtype)
 
 
 def _extension(filename: str) -> str:

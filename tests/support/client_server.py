@@ -1,17 +1,16 @@
 """A real server around a fake recogniser that tests of the client can block, and recordings to send to it."""
 
 import threading
-import wave
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from api.grpc.server import TranscriptionServer
 from generated.v1 import transcription_pb2_grpc
+from ml.audio.decoder import AudioDecoder
+from ml.audio.ffmpeg import find_ffmpeg
 from ml.audio.splitter import Chunk
 from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
@@ -84,6 +83,6 @@ def write_wav(path: Path, seconds: float) -> Path:
 
 def expected_text(recording: Path) -> str:
     """What FakeService answers for a recording of one chunk."""
-    with wave.open(str(recording), "rb") as file:
-        waveform = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+    with recording.open("rb") as file:
+        waveform = AudioDecoder(find_ffmpeg(), 60, 60).decode_all(file)
     return f"{len(waveform)}:{zlib.crc32(waveform.tobytes()):08x}"

@@ -6,7 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-RECORDING_ENDINGS = (".mp3", ".wav", ".m4a", ".flac", ".ogg", ".aac")
+RECORDING_ENDINGS = (
+    *(".mp3", ".mp2", ".mpga", ".wav", ".wave", ".flac", ".aac", ".ogg", ".oga", ".opus", ".spx"),
+    *(".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3gpp", ".3g2", ".webm", ".weba", ".mkv", ".mka"),
+    *(".aiff", ".aif", ".aifc", ".caf", ".amr", ".awb", ".wma", ".asf", ".wmv"),
+)
 _SEPARATORS = ("/", os.sep)
 
 
