@@ -26,6 +26,15 @@ class RecognitionOptions:
     word_times: bool = False
 
 
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model can do beyond turning speech into text."""
+
+    languages: frozenset[str] = frozenset({"ru"})  # ISO 639-1
+    detects_language: bool = False
+    takes_prompt: bool = False
+
+
 class Engine(Protocol):
     """Recognises single chunks, batched across recordings."""
 
@@ -49,6 +58,10 @@ class ManagedEngine(Engine, Protocol):
         """Longest chunk that its model takes."""
 
     @property
+    def capabilities(self) -> Capabilities:
+        """What its model can do."""
+
+    @property
     def is_alive(self) -> bool:
         """Whether its thread runs."""
 
@@ -68,12 +81,3 @@ class ManagedEngine(Engine, Protocol):
 
     def close(self) -> None:
         """Cancel the queue, finish what is under way and end the thread. May be called again."""
-
-
-@dataclass(frozen=True)
-class Capabilities:
-    """What a model can do beyond turning speech into text."""
-
-    languages: frozenset[str] = frozenset({"ru"})  # ISO 639-1
-    detects_language: bool = False
-    takes_prompt: bool = False

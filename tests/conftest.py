@@ -18,7 +18,7 @@ from ml.transcript import Completion
 from resources.config import PROJECT_ROOT, Settings
 from services.transcription.base_service import TranscriptionServiceBase
 from services.transcription.implementations import BorealisTranscriptionService
-from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
+from services.transcription.implementations.ray_service import BorealisRayTranscriptionService
 from services.transcription.interface import ITranscriptionService
 from tests.support.waiting import wait_until_equal
 

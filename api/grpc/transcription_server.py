@@ -24,8 +24,12 @@ from ml.heap import tune_malloc
 from resources.config import ConfigurationError, Settings, load_settings
 from resources.logs import configure_logging
 from services.transcription.implementations import *  # noqa: F403 - all names in __all__ are available below
-from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
 from services.transcription.implementations.onnx_service import OnnxTranscriptionService
+from services.transcription.implementations.ray_service import (
+    BorealisRayTranscriptionService,
+    OnnxRayTranscriptionService,
+    WhisperRayTranscriptionService,
+)
 from services.transcription.implementations.whisper_service import WhisperTranscriptionService
 from services.transcription.interface import ITranscriptionService
 
@@ -36,6 +40,8 @@ AVAILABLE_IMPLEMENTATIONS: dict[str, type[ITranscriptionService]] = {
     "borealis-ray": BorealisRayTranscriptionService,
     "whisper": WhisperTranscriptionService,
     "onnx": OnnxTranscriptionService,
+    "whisper-ray": WhisperRayTranscriptionService,
+    "onnx-ray": OnnxRayTranscriptionService,
 }
 
 EXIT_UNHEALTHY = 70  # exit code: a supervisor should restart the process

@@ -19,7 +19,7 @@ from ml.cluster.client import ClusterOptions, connect, disconnect, open_client
 from ml.cluster.deployment import POLL_S, Application, Scale
 from ml.cluster.replica import ReplicaSpec
 from ml.errors import ClusterUnavailableError
-from ml.interfaces import SAMPLE_RATE, Engine, RecognitionOptions, Waveform
+from ml.interfaces import SAMPLE_RATE, Capabilities, Engine, RecognitionOptions, Waveform
 from ml.pipeline.recogniser import recognise_with
 from ml.transcript import Completion
 
@@ -35,7 +35,7 @@ class Sleeper:
     """An engine of `SLOTS` chunks that sleeps `takes_s` over each, and costs no processor time. Close it."""
 
     is_alive, busy_without_progress_s, queued_audio_s = True, 0.0, 0.0
-    max_chunk_s = 30.0
+    max_chunk_s, capabilities = 30.0, Capabilities()
 
     def __init__(self, takes_s: float) -> None:
         self._takes_s = takes_s

@@ -33,4 +33,18 @@ def _borealis(args: dict[str, Any], options: ClusterOptions) -> ReplicaSpec:
     return make_spec(load_engine, model, options)
 
 
-ENGINES: dict[str, SpecMaker] = {"borealis": _borealis}
+def _whisper(args: dict[str, Any], options: ClusterOptions) -> ReplicaSpec:
+    """`args` are the fields of WhisperOptions."""
+    from ml.whisper.load import WhisperOptions, load_engine
+
+    return make_spec(load_engine, WhisperOptions(**args), options)
+
+
+def _onnx(args: dict[str, Any], options: ClusterOptions) -> ReplicaSpec:
+    """`args` are the fields of OnnxOptions."""
+    from ml.onnx.load import OnnxOptions, load_engine
+
+    return make_spec(load_engine, OnnxOptions(**args), options)
+
+
+ENGINES: dict[str, SpecMaker] = {"borealis": _borealis, "whisper": _whisper, "onnx": _onnx}

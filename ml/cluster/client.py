@@ -94,8 +94,8 @@ def open_client(options: ClusterOptions, spec: ReplicaSpec) -> Iterator[ClusterC
         application = Application(options.application)
         if options.deploys:
             application.deploy(spec, options.scale)
-        application.wait_until_ready(options.start_timeout_s, spec.version if options.deploys else None)
-        monitor = ReplicaMonitor(application, spec.model)
+        version = spec.version if options.deploys else None
+        monitor = ReplicaMonitor(application, application.wait_until_ready(options.start_timeout_s, version))
         stack.callback(monitor.close)
         engine = ClusterEngine(
             application.handle, monitor, options.scale.max_ongoing, options.window, options.chunk_timeout_s

@@ -69,19 +69,19 @@ class Application:
     def deploy(self, spec: ReplicaSpec, scale: Scale) -> None:
         """Have the cluster run `spec`, unless it does so already; other replicas are replaced one by one."""
         serve.start(proxy_location="Disabled")
-        if self._overview() is None or not self._runs(spec.version):
+        if self._overview() is None or not self._status_of(spec.version):
             target = serve.RunTarget(target=bind(spec, scale), name=self._name, route_prefix=None)
             serve.run_many([target], wait_for_applications_running=False)
 
-    def wait_until_ready(self, timeout_s: float, version: str | None) -> None:
-        """Wait until at least one replica runs, of the spec with `version` unless that is None.
+    def wait_until_ready(self, timeout_s: float, version: str | None) -> ReplicaStatus:
+        """Wait until a replica answers, of the spec with `version` unless that is None; return its status.
 
         Raises:
             ModelError: the replicas cannot load the model.
             ClusterUnavailableError: there is none after `timeout_s`.
         """
         deadline_s = time.monotonic() + timeout_s
-        while self.running == 0 or (version is not None and not self._runs(version)):
+        while not (ready := self._status_of(version) if self.running else None):
             overview = self._overview()
             message = _messages(overview)
             if found := _MODEL_ERROR.search(message):
@@ -92,9 +92,11 @@ class Application:
                     " Проверьте RAY_GPUS_PER_REPLICA, RAY_CPUS_PER_REPLICA, RAY_DEPLOY и RAY_START_TIMEOUT_S"
                 )
             time.sleep(POLL_S)
+        return ready
 
-    def _runs(self, version: str) -> bool:
-        return version in {status.version for status in self.statuses()}
+    def _status_of(self, version: str | None) -> ReplicaStatus | None:
+        """The status of a replica of the spec with `version`, or of any where that is None."""
+        return next((status for status in self.statuses() if version in (None, status.version)), None)
 
     def _overview(self) -> Any | None:
         """Serve's account of the application; None where there is none."""

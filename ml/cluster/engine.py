@@ -18,7 +18,7 @@ from ml.cluster.replica import FULL_SCALE, Replica, Samples
 from ml.engine.fair_queue import FairQueue
 from ml.engine.request import FAILED, STOPPED, Request
 from ml.errors import EngineStoppedError, RecognitionError
-from ml.interfaces import SAMPLE_RATE, RecognitionOptions, Waveform
+from ml.interfaces import SAMPLE_RATE, Capabilities, RecognitionOptions, Waveform
 from ml.transcript import Completion
 
 MAX_DEATHS = 3  # a chunk over which so many replicas die is not sent to another
@@ -80,7 +80,12 @@ class ClusterEngine:
     @property
     def max_chunk_s(self) -> float:
         """Longest chunk that the replicas' model takes."""
-        return self._monitor.max_chunk_s
+        return self._monitor.latest.max_chunk_s
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the replicas' model can do."""
+        return self._monitor.latest.capabilities
 
     @property
     def queued_audio_s(self) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ml.interfaces import Capabilities
 from ml.transcript import Completion
 
 APPLICATION, DEPLOYMENT = "borealis", "replica"  # on the cluster, unless another application is named
@@ -18,6 +19,7 @@ class ReplicaStatus:
     model: tuple[str, str]  # name and revision
     version: str  # of its ReplicaSpec
     max_chunk_s: float  # longest chunk that its model takes
+    capabilities: Capabilities  # of its model
     gauges: dict[str, float]
 
 

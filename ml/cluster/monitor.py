@@ -9,10 +9,9 @@ import ray
 from ray import serve
 
 from ml.cluster.deployment import STATUS_TIMEOUT_S, Application
-from ml.cluster.messages import MetricsAggregator
+from ml.cluster.messages import MetricsAggregator, ReplicaStatus
 
 PERIOD_S = 1.0
-DEFAULT_CHUNK_S = 30.0  # until a replica answers
 STALE_S = 15.0  # for how long the last answer counts while the cluster's head does not answer
 
 _log = logging.getLogger("BorealisCluster")
@@ -21,11 +20,10 @@ _log = logging.getLogger("BorealisCluster")
 class ReplicaMonitor:
     """One thread that polls the cluster; call `close` to end it."""
 
-    def __init__(self, application: Application, model: tuple[str, str]) -> None:
-        """`model` is what the replicas are assumed to run until they answer."""
+    def __init__(self, application: Application, status: ReplicaStatus) -> None:
+        """`status` is that of a replica that is ready."""
         self.on_change: Callable[[], None] = lambda: None  # called when the number of ready replicas has changed
-        self.model = model  # name and revision of the model that answers
-        self.max_chunk_s = DEFAULT_CHUNK_S  # longest chunk that this model takes
+        self.latest = status  # names the model that answers, and what it takes
         self._application = application
         self._metrics = MetricsAggregator()
         self._ready, self._updated_s = 0, time.monotonic()
@@ -63,7 +61,7 @@ class ReplicaMonitor:
             running = 0
         self._metrics.update(statuses)
         if statuses:
-            self.model, self.max_chunk_s = statuses[0].model, statuses[0].max_chunk_s
+            self.latest = statuses[0]
         before, self._ready = self._ready, max(running, len(statuses))
         self._updated_s = time.monotonic()
         if self._ready != before:

@@ -59,6 +59,7 @@ class Replica:
             model=self._spec.model,
             version=self._spec.version,
             max_chunk_s=self._engine.max_chunk_s,
+            capabilities=self._engine.capabilities,
             gauges=dict(self._engine.gauges()),
         )
 

@@ -13,7 +13,7 @@ from ml.engine.fair_queue import FairQueue
 from ml.engine.request import STOPPED, Request
 from ml.engine.scheduler import EngineStats, Scheduler
 from ml.errors import EngineStoppedError
-from ml.interfaces import SAMPLE_RATE, RecognitionOptions, Waveform
+from ml.interfaces import SAMPLE_RATE, Capabilities, RecognitionOptions, Waveform
 from ml.transcript import Completion
 
 QUEUE_CAPACITY = 64  # chunks one recording may have waiting: 0.12 GB at 30 s each
@@ -25,7 +25,13 @@ class Engine:
     A request is either in the queue or, once admitted, in the scheduler, until its future is settled.
     """
 
-    def __init__(self, scheduler: Scheduler, queue_capacity: int = QUEUE_CAPACITY) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        queue_capacity: int = QUEUE_CAPACITY,
+        capabilities: Capabilities = Capabilities(),  # noqa: B008 (frozen)
+    ) -> None:
+        self.capabilities = capabilities  # of the model
         self._queue: FairQueue[Request] = FairQueue(queue_capacity)
         self._scheduler = scheduler
         self._thread = threading.Thread(target=self._run, name="engine", daemon=False)

@@ -54,12 +54,8 @@ def load_engine(options: OnnxOptions) -> Engine:
     Raises:
         ModelError: a package, the model or the device is missing, or the model is damaged or another one.
     """
-    return start_engine(load_model(options))
-
-
-def start_engine(model: "OnnxModel") -> Engine:
-    """An engine over `model` after a warm-up inference. Raises ModelFormatError where that fails."""
-    engine = Engine(MicroBatchScheduler(model))
+    model = load_model(options)
+    engine = Engine(MicroBatchScheduler(model), capabilities=model.capabilities)
     try:
         engine.warm_up()
     except RecognitionError as error:

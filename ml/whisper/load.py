@@ -56,7 +56,7 @@ def load_engine(options: WhisperOptions) -> Engine:
         ModelError: a package, the model or the device is missing, or the model is damaged or another one.
     """
     model = load_model(options)
-    engine = Engine(MicroBatchScheduler(model))
+    engine = Engine(MicroBatchScheduler(model), capabilities=model.capabilities)
     try:
         engine.warm_up()
     except RecognitionError as error:

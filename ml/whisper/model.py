@@ -13,7 +13,7 @@ from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_ctranslate2_storage
 
 from ml.engine.request import Request
-from ml.interfaces import SAMPLE_RATE, RecognitionOptions, Waveform
+from ml.interfaces import SAMPLE_RATE, Capabilities, RecognitionOptions, Waveform
 from ml.transcript import Completion, FinishReason
 from ml.whisper.no_speech import is_no_speech
 from ml.whisper.words import words_of
@@ -56,6 +56,7 @@ class WhisperModel:
         self._network = network
         self._language = language
         is_multilingual = network.model.is_multilingual
+        self.capabilities = Capabilities(frozenset(network.supported_languages), is_multilingual, takes_prompt=True)
         self._tokenizers = {
             code: Tokenizer(network.hf_tokenizer, is_multilingual, task="transcribe", language=code)
             for code in network.supported_languages

@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from generated.v1 import transcription_pb2
@@ -12,7 +11,7 @@ from ml.interfaces import Waveform
 from services.transcription.implementations.onnx_service import OnnxTranscriptionService
 from tests.conftest import Serve, Stub
 from tests.support.audio import wav
-from tests.support.onnx_models import gigaam_ctc, tones, whisper
+from tests.support.onnx_models import gigaam_ctc, minute, tones, whisper
 from tests.support.waiting import HANG_LIMIT_S
 
 
@@ -21,12 +20,6 @@ def transcribe(stub: Stub, sound: Waveform, **options: object) -> transcription_
     response: transcription_pb2.TranscriptionResponse = stub.TranscribeAudio(request, timeout=HANG_LIMIT_S)
     assert response.success, response.error_message
     return response
-
-
-def minute(text: str) -> Waveform:
-    """The letters of `text` spread over a minute."""
-    letters = text.split()
-    return np.concatenate([tones(letter, duration_s=60 / len(letters)) for letter in letters])
 
 
 @pytest.mark.parametrize(("asked_s", "longest_s"), [(30, 24), (10, 10)])

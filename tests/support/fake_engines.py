@@ -12,12 +12,13 @@ import ray
 
 from ml.cluster.replica import ReplicaSpec
 from ml.errors import EngineStoppedError, RecognitionError
-from ml.interfaces import RecognitionOptions, Waveform
+from ml.interfaces import Capabilities, RecognitionOptions, Waveform
 from ml.transcript import Completion
 
 # The first sample of a chunk selects what the engine does with it; with any other value it answers.
 FAIL, STOP, EXIT, SLOW = 0.5, 0.25, 0.125, 0.0625
 MAX_CHUNK_S = 24.0  # shorter than Borealis' window
+CAPABILITIES = Capabilities(frozenset({"ru", "en"}), takes_prompt=True)  # other than the default
 SLOW_S = 600.0  # over a slow chunk, unless it is cancelled: longer than any test
 
 
@@ -32,7 +33,7 @@ class SleepingEngine:
         self._running = self._stepped_rows = 0
         self.is_alive = True
         self.busy_without_progress_s = self.queued_audio_s = 0.0
-        self.max_chunk_s = MAX_CHUNK_S
+        self.max_chunk_s, self.capabilities = MAX_CHUNK_S, CAPABILITIES
         self._node = ray.get_runtime_context().get_node_id()[:12]  # short: the guard refuses implausibly long texts
 
     def submit(

@@ -40,6 +40,12 @@ def tones(text: str, duration_s: float = 0.0) -> Waveform:
     return (sound + np.random.default_rng(0).normal(0, 1e-3, len(sound))).astype(np.float32)
 
 
+def minute(text: str) -> Waveform:
+    """The letters of `text` spread over a minute."""
+    letters = text.split()
+    return np.concatenate([tones(letter, duration_s=60 / len(letters)) for letter in letters])
+
+
 def gigaam_ctc(folder: Path, suffix: str = "") -> None:
     """GigaAM v3 with a CTC head: log-mel of 64 bins, a frame of 40 ms for each four of 10 ms."""
     nodes, constants = _letters("features", 4, 0.0, low=(0, 25), high=(25, 64))

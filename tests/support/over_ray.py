@@ -9,7 +9,7 @@ from ml.cluster.replica import ReplicaSpec
 from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
 from resources.config import Settings
-from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
+from services.transcription.implementations.ray_service import BorealisRayTranscriptionService
 from tests.support.fake_engines import make_spec
 from tests.support.fault_services import ChunkHook
 

@@ -1,30 +1,31 @@
 """The Borealis implementation: chunks go to the engine that owns the model and its device."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ml.interfaces import ManagedEngine
 from resources.config import Settings
-from services.transcription.implementations.engine_service import EngineService
+from services.transcription.implementations.engine_service import InProcessService
 
 if TYPE_CHECKING:
     from ml.borealis.load import ModelOptions
 
 
-class BorealisTranscriptionService(EngineService):
+class BorealisTranscriptionService(InProcessService):
     """Transcribes with Borealis in this process."""
 
-    def create_engine(self, settings: Settings) -> ManagedEngine:
+    def engine_loader(self, settings: Settings) -> "tuple[Callable[[ModelOptions], ManagedEngine], ModelOptions]":
         """See the base class."""
         from ml.borealis.load import load_engine  # PyTorch and transformers take seconds: not before a start fails
 
-        return load_engine(model_options(settings))
+        return load_engine, _model_options(settings)
 
     def get_version(self) -> str:
         """Name the implementation."""
         return "borealis"
 
 
-def model_options(settings: Settings) -> "ModelOptions":
+def _model_options(settings: Settings) -> "ModelOptions":
     """The settings that concern the model, as a value of the ml layer."""
     from ml.borealis.config import GenerationOptions
     from ml.borealis.load import ModelOptions

@@ -2,8 +2,9 @@
 
 import threading
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from generated.v1 import transcription_pb2_grpc
 from ml.audio.ffmpeg import find_ffmpeg
@@ -18,8 +19,8 @@ from services.transcription.base_service import TranscriptionServiceBase
 class EngineService(TranscriptionServiceBase, transcription_pb2_grpc.TranscriptionServiceServicer):
     """Batches the chunks of all requests in one engine.
 
-    A subclass fills `create_engine` and `get_version`, and sets `capabilities` where its model can do more than the
-    default, and `default_model` where it is another one than the settings' default.
+    A subclass fills `create_engine` and `get_version`, and sets `default_model` where it is another one than the
+    settings' default.
     """
 
     default_model: str = Settings.model_fields["model_name"].default
@@ -53,7 +54,7 @@ class EngineService(TranscriptionServiceBase, transcription_pb2_grpc.Transcripti
         self._identity = (folder.name if folder.is_dir() else name, settings.model_revision or "")
         self._watchdog_timeout_s = settings.watchdog_timeout_s
         self._engine = self.create_engine(settings)
-        self.max_chunk_s = self._engine.max_chunk_s
+        self.max_chunk_s, self.capabilities = self._engine.max_chunk_s, self._engine.capabilities
         super().start(settings)
         self._recognise = recognise_with(self._engine, self.window(settings))
 
@@ -91,3 +92,16 @@ class EngineService(TranscriptionServiceBase, transcription_pb2_grpc.Transcripti
         super().stop()
         if self._engine:
             self._engine.close()
+
+
+class InProcessService(EngineService):
+    """Runs the engine in this process. A subclass fills `engine_loader`, with which replicas make theirs as well."""
+
+    @abstractmethod
+    def engine_loader(self, settings: Settings) -> tuple[Callable[[Any], ManagedEngine], Any]:
+        """The function that loads the model and returns its engine, and the options to call it with."""
+
+    def create_engine(self, settings: Settings) -> ManagedEngine:
+        """See the base class."""
+        load_engine, options = self.engine_loader(settings)
+        return load_engine(options)

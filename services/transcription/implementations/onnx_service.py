@@ -1,25 +1,21 @@
 """The implementation over onnx-asr: GigaAM, T-one, Vosk, Parakeet and others, micro-batched."""
 
+from collections.abc import Callable
+
 from ml.interfaces import ManagedEngine
-from ml.onnx.load import DEFAULT_NAME, OnnxOptions, load_model, start_engine
+from ml.onnx.load import DEFAULT_NAME, OnnxOptions, load_engine
 from resources.config import Settings
-from services.transcription.implementations.engine_service import EngineService
+from services.transcription.implementations.engine_service import InProcessService
 
 
-class OnnxTranscriptionService(EngineService):
+class OnnxTranscriptionService(InProcessService):
     """Transcribes with a model in ONNX in this process. Needs requirements-onnx.txt."""
 
     default_model = DEFAULT_NAME
 
-    def create_engine(self, settings: Settings) -> ManagedEngine:
-        """See the base class. What the model can do follows from its kind."""
-        model = load_model(self.options(settings))
-        self.capabilities = model.capabilities
-        return start_engine(model)
-
-    def options(self, settings: Settings) -> OnnxOptions:
-        """The settings that concern the model, as a value of the ml layer."""
-        return OnnxOptions(
+    def engine_loader(self, settings: Settings) -> tuple[Callable[[OnnxOptions], ManagedEngine], OnnxOptions]:
+        """See the base class."""
+        return load_engine, OnnxOptions(
             name=self.model_name(settings),
             device=settings.model_device,
             dtype=settings.model_dtype,

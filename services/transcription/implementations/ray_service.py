@@ -1,13 +1,15 @@
 """Any engine over a Ray cluster: chunks go to the engines inside Ray Serve's replicas."""
 
-from abc import abstractmethod
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ml.errors import ClusterUnavailableError
 from ml.interfaces import ManagedEngine
 from resources.config import Settings
-from services.transcription.implementations.engine_service import EngineService
+from services.transcription.implementations.borealis_service import BorealisTranscriptionService
+from services.transcription.implementations.engine_service import EngineService, InProcessService
+from services.transcription.implementations.onnx_service import OnnxTranscriptionService
+from services.transcription.implementations.whisper_service import WhisperTranscriptionService
 
 if TYPE_CHECKING:
     from ml.cluster.client import ClusterClient, ClusterOptions
@@ -17,19 +19,31 @@ if TYPE_CHECKING:
 class RayTranscriptionService(EngineService):
     """Transcribes on a cluster. The queue, its fair order and admission stay in this process.
 
-    A subclass fills `replica_spec` and `get_version`, and names its `application` on the cluster.
+    A subclass names the implementation whose engine the replicas run. Its packages are needed on their nodes alone.
     """
 
-    application = ""
+    in_process: type[InProcessService]
 
     def __init__(self) -> None:
         super().__init__()
         self._cluster: ClusterClient | None = None
         self._resources = ExitStack()
 
-    @abstractmethod
+    @property
+    def application(self) -> str:
+        """The name of the replicas on the cluster."""
+        return self.in_process().get_version()
+
+    def get_version(self) -> str:
+        """Name the implementation."""
+        return f"{self.application}-ray"
+
     def replica_spec(self, settings: Settings, options: "ClusterOptions") -> "ReplicaSpec":
-        """What the replicas run: `make_spec` over the model's `load_engine` and options."""
+        """What the replicas run."""
+        from ml.cluster.client import make_spec
+
+        load_engine, model = self.in_process().engine_loader(settings)
+        return make_spec(load_engine, model, options)
 
     def create_engine(self, settings: Settings) -> ManagedEngine:
         """Connect to the cluster, have it run the model, and wait for the first replica."""
@@ -49,7 +63,7 @@ class RayTranscriptionService(EngineService):
 
     def model_identity(self) -> tuple[str, str]:
         """See the base class: of the model that the replicas run now."""
-        return self._cluster.monitor.model if self._cluster else ("", "")
+        return self._cluster.monitor.latest.model if self._cluster else ("", "")
 
     def is_ready(self) -> bool:
         """Whether any replica is ready. `is_alive` is about this process: the cluster may be away meanwhile."""
@@ -59,6 +73,24 @@ class RayTranscriptionService(EngineService):
         """Disconnect from the cluster; one that was started here ends."""
         super().stop()
         self._resources.close()
+
+
+class BorealisRayTranscriptionService(RayTranscriptionService):
+    """Transcribes with Borealis on a cluster."""
+
+    in_process = BorealisTranscriptionService
+
+
+class WhisperRayTranscriptionService(RayTranscriptionService):
+    """Transcribes with Whisper on a cluster."""
+
+    in_process = WhisperTranscriptionService
+
+
+class OnnxRayTranscriptionService(RayTranscriptionService):
+    """Transcribes with a model in ONNX on a cluster."""
+
+    in_process = OnnxTranscriptionService
 
 
 def cluster_options(settings: Settings, application: str) -> "ClusterOptions":

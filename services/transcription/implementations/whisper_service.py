@@ -1,25 +1,21 @@
 """The Whisper implementation: OpenAI's Whisper by CTranslate2, micro-batched."""
 
-from ml.interfaces import Capabilities, ManagedEngine
-from ml.whisper.languages import LANGUAGES
+from collections.abc import Callable
+
+from ml.interfaces import ManagedEngine
 from ml.whisper.load import DEFAULT_NAME, WhisperOptions, load_engine
 from resources.config import Settings
-from services.transcription.implementations.engine_service import EngineService
+from services.transcription.implementations.engine_service import InProcessService
 
 
-class WhisperTranscriptionService(EngineService):
+class WhisperTranscriptionService(InProcessService):
     """Transcribes with Whisper in this process. Needs requirements-whisper.txt."""
 
     default_model = DEFAULT_NAME
-    capabilities = Capabilities(languages=LANGUAGES, detects_language=True, takes_prompt=True)
 
-    def create_engine(self, settings: Settings) -> ManagedEngine:
+    def engine_loader(self, settings: Settings) -> tuple[Callable[[WhisperOptions], ManagedEngine], WhisperOptions]:
         """See the base class."""
-        return load_engine(self.options(settings))
-
-    def options(self, settings: Settings) -> WhisperOptions:
-        """The settings that concern the model, as a value of the ml layer."""
-        return WhisperOptions(
+        return load_engine, WhisperOptions(
             name=self.model_name(settings),
             device=settings.model_device,
             dtype=settings.model_dtype,

@@ -28,10 +28,10 @@ from ml.cluster.replica import FULL_SCALE, ReplicaSpec
 from ml.errors import RecognitionError
 from ml.transcript import Completion
 from resources.config import Settings
-from services.transcription.implementations.borealis_ray_service import BorealisRayTranscriptionService
+from services.transcription.implementations.ray_service import BorealisRayTranscriptionService
 from tests.conftest import ON_RAY, RAY_NODE, settings_for_tests
 from tests.support.audio import voice_wav as wav
-from tests.support.fake_engines import EXIT, FAIL, MAX_CHUNK_S, SLOW, STOP, chunk, make_spec
+from tests.support.fake_engines import CAPABILITIES, EXIT, FAIL, MAX_CHUNK_S, SLOW, STOP, chunk, make_spec
 from tests.support.fake_models import FakeModel
 from tests.support.waiting import wait_until as wait_until_within
 
@@ -194,8 +194,9 @@ def test_every_figure_of_one_engine_has_the_same_name_here(front: Served) -> Non
     assert "\ntranscription_cluster_replicas 2.0" in exposed
 
 
-def test_front_learns_the_longest_chunk_of_the_replicas_model(front: Served) -> None:
+def test_front_learns_of_the_replicas_what_their_model_can_do(front: Served) -> None:
     assert front.service.max_chunk_s == front.engine.max_chunk_s == MAX_CHUNK_S
+    assert front.service.capabilities == front.engine.capabilities == CAPABILITIES
 
 
 def test_response_names_the_model_that_the_replicas_run(front: Served) -> None:

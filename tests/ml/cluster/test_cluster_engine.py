@@ -40,8 +40,6 @@ Script = Callable[[int], Answer]
 class FakeMonitor:
     """As many replicas ready as the test sets."""
 
-    max_chunk_s = 24.0
-
     def __init__(self, ready: int = 1) -> None:
         self.ready = ready
         self.on_change: Callable[[], None] = lambda: None
@@ -261,6 +259,8 @@ def test_texts_of_a_recording_come_in_order_whichever_replica_is_lost(make: Make
 def test_serve_configuration_file_builds_the_application() -> None:
     (application,) = yaml.safe_load(SERVE.read_text(encoding="utf-8"))["applications"]
     assert isinstance(app(application["args"]), serve.Application)
+    for engine in ("whisper", "onnx"):
+        assert isinstance(app({"engine": engine, "name": "a model", "device": "cpu"}), serve.Application)
     with pytest.raises(KeyError, match="another"):
         app({**application["args"], "engine": "another"})
 

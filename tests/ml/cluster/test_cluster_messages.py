@@ -9,6 +9,7 @@ from api.grpc.transcription_server import AVAILABLE_IMPLEMENTATIONS
 from ml import benchmark
 from ml.cluster.messages import MetricsAggregator, ReplicaStatus
 from ml.errors import ClusterUnavailableError
+from ml.interfaces import Capabilities
 from tests.conftest import settings_for_tests
 
 
@@ -21,9 +22,8 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def status(replica: str, **figures: float) -> ReplicaStatus:
-    return ReplicaStatus(
-        replica, "node", ("model", ""), "1", 30.0, {f"engine_{name}": value for name, value in figures.items()}
-    )
+    gauges = {f"engine_{name}": value for name, value in figures.items()}
+    return ReplicaStatus(replica, "node", ("model", ""), "1", 30.0, Capabilities(), gauges)
 
 
 def test_figures_of_replicas_add_up_and_means_are_means_over_all() -> None:
@@ -34,16 +34,18 @@ def test_figures_of_replicas_add_up_and_means_are_means_over_all() -> None:
 
 def test_what_only_grows_does_not_shrink_when_a_replica_goes() -> None:
     metrics = MetricsAggregator()
-    gone = ReplicaStatus("a", "node", ("model", ""), "1", 30.0, {"engine_chunks": 5.0, "slots_occupied": 3.0})
+    gauges = {"engine_chunks": 5.0, "slots_occupied": 3.0}
+    gone = ReplicaStatus("a", "node", ("model", ""), "1", 30.0, Capabilities(), gauges)
     metrics.update([gone, status("b", chunks=1)])
     metrics.update([status("b", chunks=2)])
     assert metrics.total() == {"engine_chunks": 7, "mean_batch": 0}
 
 
 @pytest.mark.usefixtures("no_ray")
-def test_without_ray_the_implementation_is_listed_and_says_what_to_install() -> None:
-    service = AVAILABLE_IMPLEMENTATIONS["borealis-ray"]()
-    with pytest.raises(ClusterUnavailableError, match=r"pip install -r requirements-ray\.txt") as refusal:
+@pytest.mark.parametrize("name", ["borealis-ray", "whisper-ray", "onnx-ray"])
+def test_without_ray_the_implementation_is_listed_and_says_what_to_install(name: str) -> None:
+    service = AVAILABLE_IMPLEMENTATIONS[name]()
+    with pytest.raises(ClusterUnavailableError, match=rf"{name} .* pip install -r requirements-ray\.txt") as refusal:
         service.start(settings_for_tests())
     assert "\n" not in str(refusal.value)
 
