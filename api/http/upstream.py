@@ -1,0 +1,151 @@
+"""The gateway's one gRPC client: asynchronous calls to the transcription service and its health."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from api.grpc.client_answer import error_code
+from api.http.errors import ApiError, from_refusal, from_rpc
+from generated.v1 import transcription_pb2, transcription_pb2_grpc
+
+AudioChunk = transcription_pb2.AudioChunk
+TranscriptionUpdate = transcription_pb2.TranscriptionUpdate
+
+HEALTH_TIMEOUT_S = 5.0
+_NO_LIMIT = -1  # responses are bounded where they are made, requests where they are received
+_RECONNECT_MS = (500, 5_000)
+_OPTIONS = (
+    ("grpc.max_send_message_length", _NO_LIMIT),
+    ("grpc.max_receive_message_length", _NO_LIMIT),
+    ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS[0]),
+    ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS[1]),
+    # A name that stands for several servers: calls are shared out among them.
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+)
+_SILENCE = bytes(3200)  # 0.1 s of PCM at 16 kHz
+
+
+class Upstream:
+    """The connection; made within the event loop that uses it."""
+
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
+        """`address` is HOST:PORT or a target as gRPC names them; not encrypted without `credentials`."""
+        if credentials:
+            self._channel = grpc.aio.secure_channel(address, credentials, _OPTIONS)
+        else:
+            self._channel = grpc.aio.insecure_channel(address, _OPTIONS)
+        build_stub: Any = transcription_pb2_grpc.TranscriptionServiceStub  # it has no types
+        self._stub = build_stub(self._channel)
+        build_health: Any = health_pb2_grpc.HealthStub
+        self._health = build_health(self._channel)
+
+    async def close(self) -> None:
+        """End the connection and the calls still on it."""
+        await self._channel.close(None)
+
+    async def is_serving(self) -> bool:
+        """Whether the service takes calls; False as well where it cannot be asked."""
+        request = health_pb2.HealthCheckRequest(service=transcription_pb2.DESCRIPTOR.package + ".TranscriptionService")
+        try:
+            answer = await self._health.Check(request, timeout=HEALTH_TIMEOUT_S)
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def model(self, metadata: "Metadata") -> tuple[str, str]:
+        """Name and revision of the model that answers, from its response to a moment of silence.
+
+        Raises:
+            ApiError: the service does not answer this caller, or not now.
+        """
+        request = transcription_pb2.AudioRequest(audio_data=_SILENCE, filename="silence.pcm", format="pcm")
+        call = self._stub.TranscribeAudio(request, metadata=metadata)
+        try:
+            response = await call
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from None
+        if not response.success:
+            raise from_refusal(error_code_of(await call.trailing_metadata()), response)
+        return response.model_name, response.model_revision
+
+    def transcribe(self, first: AudioChunk, metadata: "Metadata", in_parts: bool) -> "Call":
+        """Begin a call that `first` describes; `in_parts` has segments sent as they become ready."""
+        method = self._stub.TranscribeAudioIncremental if in_parts else self._stub.TranscribeAudioStream
+        return Call(method(metadata=metadata), first, in_parts)
+
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class Call:
+    """One transcription under way. `send` and `finish` by one task, `updates` by another."""
+
+    def __init__(self, call: Any, first: AudioChunk, in_parts: bool) -> None:
+        self._call = call
+        self._first: AudioChunk | None = first
+        self._in_parts = in_parts
+
+    async def send(self, audio_bytes: bytes) -> None:
+        """Send the next bytes, once the server has room for them; into the void where the call has ended."""
+        message, self._first = self._first or AudioChunk(), None
+        message.chunk_data = audio_bytes
+        await _unless_ended(self._call.write(message))
+
+    async def finish(self) -> None:
+        """Say that the audio is complete."""
+        if self._first is not None:
+            await self.send(b"")  # the description, of an empty file too
+        await _unless_ended(self._call.done_writing())
+
+    def cancel(self) -> None:
+        """End the call, if it has not ended."""
+        self._call.cancel()
+
+    async def updates(self) -> AsyncIterator[TranscriptionUpdate]:
+        """What the server answers; the last update is a response of success.
+
+        Raises:
+            ApiError: the call failed, or the content was refused.
+            asyncio.CancelledError: the call was cancelled on this side.
+        """
+        try:
+            if not self._in_parts:
+                yield await self._checked(TranscriptionUpdate(response=await self._call))
+                return
+            async for update in self._call:
+                yield await self._checked(update)
+                if update.HasField("response"):
+                    return
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from None
+        raise ApiError(500, "INCOMPLETE_ANSWER")
+
+    async def _checked(self, update: TranscriptionUpdate) -> TranscriptionUpdate:
+        if update.HasField("response") and not update.response.success:
+            raise from_refusal(error_code_of(await self._call.trailing_metadata()), update.response)
+        return update
+
+
+def error_code_of(trailers: Any) -> str:
+    """The x-error-code among `trailers`."""
+    return error_code(_Trailers(trailers))
+
+
+class _Trailers:
+    """The part of a finished call that `error_code` reads: asynchronous calls have theirs behind an await."""
+
+    def __init__(self, trailers: Any) -> None:
+        self._trailers = trailers
+
+    def trailing_metadata(self) -> Any:
+        return self._trailers
+
+
+async def _unless_ended(write: Awaitable[None]) -> None:
+    with suppress(grpc.RpcError, asyncio.InvalidStateError):  # how the call ended is what `updates` says
+        await write
