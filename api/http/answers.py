@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from api.grpc.client_output import WRITERS
+from api.grpc.client.formats import WRITERS
 from api.http.options import Options
 from generated.v1.transcription_pb2 import Segment, SegmentStatus, TranscriptionResponse
 

@@ -45,7 +45,14 @@ def build(
         yield
         await gateway.upstream.close()
 
-    app = FastAPI(title="Transcription API", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Transcription API",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
     gateway = Gateway(limits, metrics)
     app.state.gateway = gateway
     app.add_exception_handler(HTTPException, _answer_http_exception)

@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
-from api.grpc.client_answer import ERROR_CODE_TRAILER, NO_ERROR_CODE, error_code
-from api.grpc.client_retry import RETRY_PUSHBACK_TRAILER
+from api.grpc.client.responses import ERROR_CODE_TRAILER, NO_ERROR_CODE, error_code
+from api.grpc.client.retry import RETRY_PUSHBACK_TRAILER
 from generated.v1.transcription_pb2 import TranscriptionResponse
 
 CLIENT_GONE = 499  # as nginx counts a client that left before its answer

@@ -75,7 +75,8 @@ class EventStream(Response):
         while item is not None:
             if isinstance(item, ApiError):
                 yield _event(item.body)
-            elif isinstance(item, Exception):
+                return
+            if isinstance(item, Exception):
                 raise item
             elif item.HasField("segment"):
                 if delta := delta_of(item.segment):

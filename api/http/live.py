@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 from google.protobuf import json_format
 
-from api.grpc.client_output import WRITERS
+from api.grpc.client.formats import WRITERS
 from api.http.answers import dump
 from api.http.body import Pace, too_large
 from api.http.context import Gateway, metadata_of

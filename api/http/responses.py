@@ -7,7 +7,7 @@ from api.http.answers import JSON_TYPE, dump
 from api.http.body import Body
 from api.http.errors import ApiError
 
-LINGER_S = 5.0  # for what a client has sent, or still sends, before it looks for an answer
+LINGER_S = 2.0  # for what a client has sent, or still sends, before it looks for an answer
 
 
 class ErrorResponse(Response):
@@ -23,8 +23,9 @@ class ErrorResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See starlette's Response."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": self._unread is not None})
+        kind = "websocket.http" if scope["type"] == "websocket" else "http"
+        await send({"type": f"{kind}.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": f"{kind}.response.body", "body": self.body, "more_body": self._unread is not None})
         if self._unread:
             await self._unread.discard(LINGER_S)
             await send({"type": "http.response.body", "body": b""})

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from api.grpc.client_answer import error_code
+from api.grpc.client.responses import error_code
 from api.http.errors import ApiError, from_refusal, from_rpc
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 

@@ -1,0 +1,115 @@
+"""A real gateway before a real server around a fake recogniser, and raw connections to it."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+from prometheus_client import CollectorRegistry
+
+from api.grpc.server import TranscriptionServer
+from api.http.context import Limits
+from api.http.server import HttpConfig, HttpServer
+from api.http.upstream import Upstream
+from services.transcription.interface import ITranscriptionService
+from tests.conftest import settings_for_tests
+from tests.support.client_server import FakeService
+
+HANG_S = 60  # what only something that hangs takes
+LIMITS = Limits(max_upload_bytes=256 * 1024 * 1024, idle_timeout_s=HANG_S, max_requests=100)
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
+
+
+@dataclass
+class RunningGateway:
+    """What a test talks to."""
+
+    http: HttpServer
+    grpc: TranscriptionServer
+    registry: CollectorRegistry
+    client: httpx.Client
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http.port}"
+
+    def post(self, audio_bytes: bytes, name: str = "a.wav", **fields: Any) -> httpx.Response:
+        """Sends a form as OpenAI's client does: the fields, then the file."""
+        return self.client.post(TRANSCRIPTIONS, data=fields, files={"file": (name, audio_bytes)})
+
+    def text_of(self, audio_bytes: bytes, **fields: Any) -> str:
+        """The transcript of a request that goes well."""
+        response = self.post(audio_bytes, **fields)
+        assert response.status_code == 200, response.text
+        return str(response.json()["text"])
+
+    def connect(self) -> socket.socket:
+        """A connection on which a test sends what it likes."""
+        return socket.create_connection(("127.0.0.1", self.http.port), timeout=HANG_S)
+
+    @property
+    def grpc_calls_in_flight(self) -> int:
+        """Calls that the service has not ended."""
+        return self.grpc._pool._unfinished
+
+    def count(self, name: str, **labels: str) -> float:
+        """A metric of the gateway, 0 where it has not been counted yet."""
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+
+@contextmanager
+def gateway_before(
+    grpc_server: TranscriptionServer, *, limits: Limits = LIMITS, allowed_origins: tuple[str, ...] = (), **limit: Any
+) -> Iterator[RunningGateway]:
+    """A gateway before `grpc_server`; `limit` changes single limits."""
+    registry = CollectorRegistry()
+    config = HttpConfig("127.0.0.1", 0, replace(limits, **limit), allowed_origins)
+    server = HttpServer(config, lambda: Upstream(f"127.0.0.1:{grpc_server.port}", None), registry)
+    server.start()
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=HANG_S) as client:
+            yield RunningGateway(server, grpc_server, registry, client)
+    finally:
+        server.stop(0)
+
+
+@contextmanager
+def gateway(service: ITranscriptionService | None = None, **settings: Any) -> Iterator[RunningGateway]:
+    """Both servers; `settings` are the service's, but for the limits and origins that `gateway_before` knows."""
+    known = {name: settings.pop(name) for name in (*LIMITS.__dict__, "allowed_origins") if name in settings}
+    service = service or FakeService()
+    server = TranscriptionServer(service, settings_for_tests(**{"shutdown_grace_s": 0, **settings}))
+    try:
+        server.start()
+        with gateway_before(server, **known) as running:
+            yield running
+    finally:
+        if isinstance(service, FakeService):
+            service.may_answer.set()
+        server.stop()
+
+
+def form(*parts: tuple[str, bytes | str], filename: str = "a.wav", boundary: str = "edge") -> tuple[bytes, str]:
+    """A form with its parts in the order given; the part named file is one. The body and its Content-Type."""
+    body = b""
+    for name, value in parts:
+        described = f'; filename="{filename}"' if name == "file" else ""
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{described}\r\n\r\n'
+        body += head.encode() + (value if isinstance(value, bytes) else value.encode()) + b"\r\n"
+    return body + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
+def request_head(content_type: str, *headers: str, path: str = TRANSCRIPTIONS) -> bytes:
+    """The head of a POST."""
+    lines = [f"POST {path} HTTP/1.1", "Host: test", f"Content-Type: {content_type}", *headers]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    received = b""
+    while piece := connection.recv(65536):
+        received += piece
+    return received
