@@ -22,6 +22,7 @@ SECTIONS = {  # first field of each section -> its title in the documentation
     "server_host": "Server",
     "server_max_waiting": "Admission (a call beyond these limits is asked to retry)",
     "tls_cert_file": "Access",
+    "http_host": "HTTP and the page (docs/http.md)",
     "metrics_host": "Monitoring",
     "model_name": "Model",
     "ray_address": "Cluster (implementations that end in -ray, docs/scaling.md)",
@@ -81,6 +82,14 @@ class Settings(BaseSettings):
     )
     auth_token_hashes: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="SHA-256 of the accepted tokens, separated by commas; empty accepts every caller."
+    )
+
+    http_host: str = Field("127.0.0.1", description="Address of the HTTP gateway; `::` is every interface.")
+    http_port: int = Field(0, ge=0, le=65535, description="Port of the HTTP gateway; 0 turns it off.")
+    http_allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins, such as `https://example.com`, whose pages may use the gateway, separated by commas; "
+        "empty allows only its own.",
     )
 
     metrics_host: str = Field("127.0.0.1", description="Address of the Prometheus metrics.")
@@ -202,7 +211,7 @@ class Settings(BaseSettings):
             raise ValueError("формат модуля logging, например %(asctime)s - %(message)s") from error
         return value
 
-    @field_validator("auth_token_hashes", mode="before")
+    @field_validator("auth_token_hashes", "http_allowed_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -212,6 +221,13 @@ class Settings(BaseSettings):
     def _are_hashes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not all(re.fullmatch(r"[0-9a-fA-F]{64}", digest) for digest in value):
             raise ValueError("SHA-256 токенов через запятую, каждый из 64 шестнадцатеричных цифр")
+        return value
+
+    @field_validator("http_allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(r"https?://[^/\s*]+", origin) for origin in value):
+            raise ValueError("адреса вида https://example.com через запятую, без пути")
         return value
 
     @field_validator("model_device")

@@ -1,11 +1,14 @@
 """The gRPC server around one implementation: bind, start, readiness, drain, stop."""
 
 import logging
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 
 import grpc
 
+from api.errors import PortTakenError
 from api.grpc.auth import TokenCheck
 from api.grpc.executor import CountingExecutor
 from api.grpc.health import Health
@@ -26,10 +29,6 @@ PEER_TIMEOUT_S = 3.0  # for a health check or reflection request to arrive, or i
 MIN_PING_INTERVAL_S = 5.0  # clients may send keepalive pings every 10 s: half of that, because networks delay some
 LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 RPC_HEADROOM = 1000  # concurrent calls other than transcriptions: health checks, rejections
-
-
-class PortTakenError(Exception):
-    """The address cannot be bound. The message is one line for the operator."""
 
 
 class TranscriptionServer:
@@ -71,6 +70,25 @@ class TranscriptionServer:
         if settings.server_channelz:
             self._introspection.add_channelz(self._server)
         self._stop_metrics: Callable[[], None] = lambda: None
+        self._private_folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def bind_private(self) -> str:
+        """Bind a second address for this process: a socket in a private folder, on Windows a loopback port.
+
+        Tokens are checked there too, client certificates are not. Call before `start`.
+
+        Raises:
+            PortTakenError: the socket cannot be made.
+        """
+        if sys.platform == "win32":
+            return f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._private_folder = tempfile.TemporaryDirectory(prefix="transcription-")
+        address = f"unix:{self._private_folder.name}/grpc.sock"
+        try:
+            self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise PortTakenError("Не удалось создать сокет во временной папке: задайте другую (TMPDIR)") from error
+        return address
 
     def start(self) -> None:
         """Start listening, prepare the implementation, then admit calls and report SERVING.
@@ -108,17 +126,20 @@ class TranscriptionServer:
         self._service.abort_all()
         self._server.stop(FAILURE_GRACE_S).wait()
 
-    def stop(self) -> None:
-        """Reject new calls, give those in flight SHUTDOWN_GRACE_S to finish, release everything."""
+    def stop(self, grace_s: float | None = None) -> None:
+        """Reject new calls, give those in flight `grace_s` (SHUTDOWN_GRACE_S) to finish, release everything."""
+        grace_s = self._settings.shutdown_grace_s if grace_s is None else grace_s
         self._set_open(False)
         # The port stays open meanwhile: new calls get UNAVAILABLE with a pushback. A closed port would cancel them.
-        in_time = self._pool.wait_until_idle(self._settings.shutdown_grace_s)
+        in_time = self._pool.wait_until_idle(grace_s)
         self._server.stop(LAST_ANSWERS_S if in_time else 0).wait()
         self._service.stop()
         self._interceptor.close()
         self._health.close()
         self._introspection.close()
         self._stop_metrics()
+        if self._private_folder:
+            self._private_folder.cleanup()
 
     def _set_open(self, is_open: bool) -> None:
         self._interceptor.is_open = is_open

@@ -1,15 +1,9 @@
-"""TLS credentials of the server from certificate files, read again when they change."""
-
-import errno
-import logging
-import ssl
-from pathlib import Path
+"""TLS credentials of the gRPC server, renewed when the certificate files change."""
 
 import grpc
 
-from resources.config import ConfigurationError, Settings
-
-_log = logging.getLogger("TranscriptionServer")
+from api.certificates import Certificates, certificate_files
+from resources.config import Settings
 
 
 def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
@@ -21,65 +15,21 @@ def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
     Raises:
         ConfigurationError: only one of the two is set, or a file is unusable.
     """
-    if not (settings.tls_cert_file or settings.tls_key_file or settings.tls_client_ca_file):
+    found = certificate_files(settings)
+    if not found:
         return None
-    if not (settings.tls_cert_file and settings.tls_key_file):
-        raise ConfigurationError("TLS_CERT_FILE и TLS_KEY_FILE задаются только вместе, TLS_CLIENT_CA_FILE - с ними")
-    source = _CertificateFiles(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
-    try:
-        initial = source.read()
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigurationError(
-            "Не годится файл из TLS_CERT_FILE, TLS_KEY_FILE или TLS_CLIENT_CA_FILE, "
-            f"нужны PEM, ключ без пароля и подходящий к сертификату: {error.strerror}"
-        ) from error
+    files, initial = found
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        renewed = files.changed()
+        return _configuration(renewed) if renewed else None
+
     return grpc.dynamic_ssl_server_credentials(
-        initial,
-        source.changed,  # type: ignore[arg-type]  # None is allowed: it keeps the current one
-        require_client_authentication=settings.tls_client_ca_file is not None,
+        _configuration(initial),
+        changed,  # type: ignore[arg-type]  # None is allowed: it keeps the current one
+        require_client_authentication=initial.client_ca is not None,
     )
 
 
-class _CertificateFiles:
-    def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
-        self._paths = (cert, key, *([client_ca] if client_ca else []))
-        self._seen: tuple[int, ...] = ()
-        self._rejected: tuple[int, ...] = ()  # logged once, not on every connection
-
-    def read(self) -> grpc.ServerCertificateConfiguration:
-        """The configuration from the files as they are now. Raises OSError if they are unusable."""
-        times = self._times()
-        self._check()
-        cert, key, *client_ca = (path.read_bytes() for path in self._paths)
-        if self._times() != times:
-            raise OSError(errno.EAGAIN, "файлы как раз меняются")  # what was checked may not be what was read
-        self._seen = times
-        return grpc.ssl_server_certificate_configuration([(key, cert)], client_ca[0] if client_ca else None)
-
-    def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """A new configuration, or None to keep the current one. grpc calls this on every new connection."""
-        try:
-            return self.read() if self._times() != self._seen else None
-        except OSError as error:
-            if (times := self._times_if_present()) != self._rejected:
-                self._rejected = times
-                _log.warning("Новый сертификат не годится, действует прежний: %s", error.strerror)
-            return None
-
-    def _check(self) -> None:
-        """Raise OSError for unusable files; grpc itself names the cause only in its own log, and fails to bind."""
-        cert, key, *client_ca = self._paths
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(cert, key, password=b"")  # without it, an encrypted key prompts at the terminal
-        for authority in client_ca:
-            context.load_verify_locations(authority)
-
-    def _times(self) -> tuple[int, ...]:
-        stats = [path.stat() for path in self._paths]
-        return tuple(time_ns for stat in stats for time_ns in (stat.st_mtime_ns, stat.st_ctime_ns))
-
-    def _times_if_present(self) -> tuple[int, ...]:
-        try:
-            return self._times()
-        except OSError:
-            return (0,)
+def _configuration(certificates: Certificates) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(certificates.key, certificates.cert)], certificates.client_ca)

@@ -18,7 +18,11 @@ import time
 from types import FrameType
 from typing import NoReturn
 
-from api.grpc.server import PortTakenError, TranscriptionServer
+from api.errors import PortTakenError
+from api.grpc.server import LAST_ANSWERS_S, TranscriptionServer
+from api.http.compose import http_server
+from api.http.server import HttpServer
+from api.http.upstream import Upstream
 from ml.errors import SpeechError
 from ml.heap import tune_malloc
 from resources.config import ConfigurationError, Settings, load_settings
@@ -53,6 +57,7 @@ _EXAMPLES = """Примеры:
   python start.py --implementation borealis
   python start.py --port 50052 --implementation borealis
   python start.py --model ml/checkpoints/borealis-tiny-ru --device cpu
+  python start.py --http-port 8080
 
 Остальные настройки: resources/.env.example (переменные окружения или файл .env)."""
 
@@ -92,15 +97,21 @@ def serve(implementation: str, settings: Settings) -> int:
         names = ", ".join(AVAILABLE_IMPLEMENTATIONS)
         raise ConfigurationError(f"Неизвестная реализация {implementation!r} (--implementation). Доступны: {names}")
     server = TranscriptionServer(AVAILABLE_IMPLEMENTATIONS[implementation](), settings)
+    gateway = _gateway_before(server, settings) if settings.http_port else None
     _on_stop_signals(_request_stop)
     try:
+        if gateway:
+            gateway.start()
+            _log.info("🌐 HTTP шлюз запущен на %s", gateway.url)
         server.start()
-        while server.is_alive:
+        while server.is_alive and (gateway is None or gateway.is_alive):
             server.sync_readiness()
             time.sleep(_STOP_POLL_S)
         _log.critical("💥 Реализация больше не отвечает: процесс завершается, чтобы его перезапустили")
         _end_within(SHUTDOWN_MARGIN_S)
         server.abort()
+        if gateway:
+            gateway.stop(LAST_ANSWERS_S)
         _force_exit()
     except StopRequested:
         _log.info("🛑 Останавливаюсь: новые запросы не принимаются")
@@ -108,7 +119,20 @@ def serve(implementation: str, settings: Settings) -> int:
     finally:
         _on_stop_signals(signal.SIG_DFL)  # a second Ctrl+C ends at once
         _end_within(settings.shutdown_grace_s + SHUTDOWN_MARGIN_S)
-        server.stop()
+        _stop(server, gateway, settings.shutdown_grace_s)
+
+
+def _gateway_before(server: TranscriptionServer, settings: Settings) -> HttpServer:
+    address = server.bind_private()
+    return http_server(settings, lambda: Upstream(address, None), server.metrics.registry)
+
+
+def _stop(server: TranscriptionServer, gateway: HttpServer | None, grace_s: float) -> None:
+    """HTTP first: its requests are calls of the server. Both have `grace_s` together."""
+    deadline_s = time.monotonic() + grace_s
+    if gateway:
+        gateway.stop(grace_s)
+    server.stop(max(deadline_s - time.monotonic(), 0.0))
 
 
 def _end_within(seconds: float) -> None:
@@ -138,6 +162,7 @@ def _parse(arguments: list[str] | None) -> dict[str, str | int | None]:
     names = ", ".join(AVAILABLE_IMPLEMENTATIONS)
     parser.add_argument("--port", dest="server_port", metavar="N", help="порт (SERVER_PORT, по умолчанию 50051)")
     parser.add_argument("--host", dest="server_host", metavar="H", help="адрес (SERVER_HOST, по умолчанию [::])")
+    parser.add_argument("--http-port", metavar="N", help="порт HTTP и страницы (HTTP_PORT, по умолчанию выключен)")
     parser.add_argument("--implementation", metavar="NAME", default="borealis", help=f"реализация: {names}")
     parser.add_argument("--model", dest="model_name", metavar="M", help="папка или имя модели на хабе (MODEL_NAME)")
     parser.add_argument("--device", dest="model_device", metavar="D", help="cuda, cuda:N или cpu (MODEL_DEVICE)")

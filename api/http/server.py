@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import uvicorn
 from prometheus_client import CollectorRegistry
 
+from api.errors import PortTakenError
 from api.http.app import build
 from api.http.context import Limits
 from api.http.live import MAX_MESSAGE_BYTES
@@ -29,10 +30,6 @@ CANCEL_S = 1  # for what is left of connections when their requests are done or 
 _POLL_S = 0.05
 # A client that has vanished is noticed though nothing is sent, and one that takes nothing though something is.
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-
-
-class AddressTakenError(Exception):
-    """The address cannot be listened on. The message is one line for the operator."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +50,12 @@ class HttpServer:
         """`connect` makes the gRPC client, on the server's thread; the metrics go into `registry`.
 
         Raises:
-            AddressTakenError: the address is in use or is not this machine's.
+            PortTakenError: the address is in use or is not this machine's.
         """
         self._app, self._guard = build(connect, config.limits, GatewayMetrics(registry), config.allowed_origins)
         self._socket = _listen(config)
         self.port: int = self._socket.getsockname()[1]
+        self.url = f"{'https' if config.tls else 'http'}://{_in_address(config.host)}:{self.port}"
         self._server = uvicorn.Server(self._uvicorn_config(config))
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
@@ -109,6 +107,11 @@ class HttpServer:
         )
 
 
+def _in_address(host: str) -> str:
+    bare = host.strip("[]")
+    return f"[{bare}]" if ":" in bare else bare
+
+
 def _listen(config: HttpConfig) -> socket.socket:
     host = config.host.strip("[]")
     try:
@@ -122,7 +125,7 @@ def _listen(config: HttpConfig) -> socket.socket:
             raise
         return listener
     except OSError as error:
-        raise AddressTakenError(
+        raise PortTakenError(
             f"Не удалось занять адрес {config.host}:{config.port}: порт занят или адрес чужой. "
             "Задайте другой HTTP_PORT (--http-port)"
         ) from error

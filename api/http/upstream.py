@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from typing import Any
@@ -13,10 +14,12 @@ from api.grpc.client.responses import error_code
 from api.http.errors import ApiError, from_refusal, from_rpc
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 
+SERVICE_NAME = transcription_pb2.DESCRIPTOR.services_by_name["TranscriptionService"].full_name
 AudioChunk = transcription_pb2.AudioChunk
 TranscriptionUpdate = transcription_pb2.TranscriptionUpdate
 
 HEALTH_TIMEOUT_S = 5.0
+RENEWAL_S = 300.0  # far below the server's CONNECTION_MAX_AGE_S: a call that begins late in a connection's life is cut
 _NO_LIMIT = -1  # responses are bounded where they are made, requests where they are received
 _RECONNECT_MS = (500, 5_000)
 _OPTIONS = (
@@ -24,6 +27,7 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", _NO_LIMIT),
     ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS[0]),
     ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS[1]),
+    ("grpc.use_local_subchannel_pool", 1),  # or a new channel would share the old one's connection
     # A name that stands for several servers: calls are shared out among them.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
 )
@@ -31,28 +35,23 @@ _SILENCE = bytes(3200)  # 0.1 s of PCM at 16 kHz
 
 
 class Upstream:
-    """The connection; made within the event loop that uses it."""
+    """Calls to the service over a connection that is renewed now and then; made within the loop that uses it."""
 
     def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
         """`address` is HOST:PORT or a target as gRPC names them; not encrypted without `credentials`."""
-        if credentials:
-            self._channel = grpc.aio.secure_channel(address, credentials, _OPTIONS)
-        else:
-            self._channel = grpc.aio.insecure_channel(address, _OPTIONS)
-        build_stub: Any = transcription_pb2_grpc.TranscriptionServiceStub  # it has no types
-        self._stub = build_stub(self._channel)
-        build_health: Any = health_pb2_grpc.HealthStub
-        self._health = build_health(self._channel)
+        self._address = address
+        self._credentials = credentials
+        self._connection = _Connection(address, credentials)
 
     async def close(self) -> None:
         """End the connection and the calls still on it."""
-        await self._channel.close(None)
+        await self._connection.channel.close(None)
 
     async def is_serving(self) -> bool:
         """Whether the service takes calls; False as well where it cannot be asked."""
-        request = health_pb2.HealthCheckRequest(service=transcription_pb2.DESCRIPTOR.package + ".TranscriptionService")
+        request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
         try:
-            answer = await self._health.Check(request, timeout=HEALTH_TIMEOUT_S)
+            answer = await self._connection.health.Check(request, timeout=HEALTH_TIMEOUT_S)
         except grpc.RpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
@@ -64,7 +63,7 @@ class Upstream:
             ApiError: the service does not answer this caller, or not now.
         """
         request = transcription_pb2.AudioRequest(audio_data=_SILENCE, filename="silence.pcm", format="pcm")
-        call = self._stub.TranscribeAudio(request, metadata=metadata)
+        call = self._current().begin("TranscribeAudio", request, metadata=metadata)
         try:
             response = await call
         except grpc.aio.AioRpcError as error:
@@ -75,8 +74,52 @@ class Upstream:
 
     def transcribe(self, first: AudioChunk, metadata: "Metadata", in_parts: bool) -> "Call":
         """Begin a call that `first` describes; `in_parts` has segments sent as they become ready."""
-        method = self._stub.TranscribeAudioIncremental if in_parts else self._stub.TranscribeAudioStream
-        return Call(method(metadata=metadata), first, in_parts)
+        method = "TranscribeAudioIncremental" if in_parts else "TranscribeAudioStream"
+        return Call(self._current().begin(method, metadata=metadata), first, in_parts)
+
+    def _current(self) -> "_Connection":
+        if time.monotonic() - self._connection.opened_s > RENEWAL_S:
+            self._connection.retire()
+            self._connection = _Connection(self._address, self._credentials)
+        return self._connection
+
+
+class _Connection:
+    """One channel, closed once it is retired and its last call has ended."""
+
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
+        if credentials:
+            self.channel = grpc.aio.secure_channel(address, credentials, _OPTIONS)
+        else:
+            self.channel = grpc.aio.insecure_channel(address, _OPTIONS)
+        build_stub: Any = transcription_pb2_grpc.TranscriptionServiceStub  # they have no types
+        build_health: Any = health_pb2_grpc.HealthStub
+        self._stub = build_stub(self.channel)
+        self.health = build_health(self.channel)
+        self.opened_s = time.monotonic()
+        self._calls = 0
+        self._is_retired = False
+        self._closing: asyncio.Task[None] | None = None
+
+    def begin(self, method: str, *arguments: Any, metadata: "Metadata") -> Any:
+        """A call of the service's `method`."""
+        call = getattr(self._stub, method)(*arguments, metadata=metadata)
+        self._calls += 1
+        call.add_done_callback(self._ended)
+        return call
+
+    def retire(self) -> None:
+        """Begin no more calls here."""
+        self._is_retired = True
+        self._close_if_idle()
+
+    def _ended(self, _call: Any) -> None:
+        self._calls -= 1
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._is_retired and not self._calls and not self._closing:
+            self._closing = asyncio.get_running_loop().create_task(self.channel.close(None))
 
 
 Metadata = tuple[tuple[str, str], ...]

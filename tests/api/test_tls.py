@@ -1,13 +1,14 @@
 """TLS with and without client certificates, renewed certificates, and the warning about an open address."""
 
 import logging
+import ssl
 from pathlib import Path
 
 import grpc
 import pytest
 import trustme
 
-from api.grpc import tls
+from api.certificates import CertificateFiles
 from api.grpc.server import TranscriptionServer
 from generated.v1 import transcription_pb2_grpc
 from resources.config import ConfigurationError
@@ -113,14 +114,15 @@ def test_renewal_in_the_middle_of_its_check_leaves_the_old_certificate_in_force(
     certificates.issue()
     renewed = Certificates(tmp_path / "next")
     renewed.issue()
-    files = tls._CertificateFiles(certificates.cert_file, certificates.key_file, None)
-    check = files._check
+    files = CertificateFiles(certificates.cert_file, certificates.key_file, None)
+    check = files._context
 
-    def check_and_then_renew() -> None:
-        check()
+    def check_and_then_renew() -> ssl.SSLContext:
+        context = check()
         certificates.cert_file.write_bytes(renewed.cert_file.read_bytes())
+        return context
 
-    monkeypatch.setattr(files, "_check", check_and_then_renew)
+    monkeypatch.setattr(files, "_context", check_and_then_renew)
     assert files.changed() is None
 
 

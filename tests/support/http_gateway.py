@@ -3,22 +3,22 @@
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 from prometheus_client import CollectorRegistry
 
 from api.grpc.server import TranscriptionServer
+from api.http.compose import config_of
 from api.http.context import Limits
-from api.http.server import HttpConfig, HttpServer
+from api.http.server import HttpServer
 from api.http.upstream import Upstream
 from services.transcription.interface import ITranscriptionService
 from tests.conftest import settings_for_tests
 from tests.support.client_server import FakeService
 
 HANG_S = 60  # what only something that hangs takes
-LIMITS = Limits(max_upload_bytes=256 * 1024 * 1024, idle_timeout_s=HANG_S, max_requests=100)
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 
 
@@ -33,7 +33,7 @@ class RunningGateway:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.http.port}"
+        return self.http.url
 
     def post(self, audio_bytes: bytes, name: str = "a.wav", **fields: Any) -> httpx.Response:
         """Sends a form as OpenAI's client does: the fields, then the file."""
@@ -60,34 +60,30 @@ class RunningGateway:
 
 
 @contextmanager
-def gateway_before(
-    grpc_server: TranscriptionServer, *, limits: Limits = LIMITS, allowed_origins: tuple[str, ...] = (), **limit: Any
+def gateway(
+    service: ITranscriptionService | None = None,
+    *,
+    max_upload_bytes: int = 0,
+    idle_timeout_s: float = HANG_S,
+    max_requests: int = 100,
+    **settings: Any,
 ) -> Iterator[RunningGateway]:
-    """A gateway before `grpc_server`; `limit` changes single limits."""
-    registry = CollectorRegistry()
-    config = HttpConfig("127.0.0.1", 0, replace(limits, **limit), allowed_origins)
-    server = HttpServer(config, lambda: Upstream(f"127.0.0.1:{grpc_server.port}", None), registry)
-    server.start()
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=HANG_S) as client:
-            yield RunningGateway(server, grpc_server, registry, client)
-    finally:
-        server.stop(0)
-
-
-@contextmanager
-def gateway(service: ITranscriptionService | None = None, **settings: Any) -> Iterator[RunningGateway]:
-    """Both servers; `settings` are the service's, but for the limits and origins that `gateway_before` knows."""
-    known = {name: settings.pop(name) for name in (*LIMITS.__dict__, "allowed_origins") if name in settings}
+    """Both servers, connected as the program connects them. The gateway's limits may differ from the service's."""
     service = service or FakeService()
-    server = TranscriptionServer(service, settings_for_tests(**{"shutdown_grace_s": 0, **settings}))
+    values = settings_for_tests(**{"shutdown_grace_s": 0, **settings})
+    limits = Limits(max_upload_bytes or values.stream_max_bytes, idle_timeout_s, max_requests)
+    server, registry = TranscriptionServer(service, values), CollectorRegistry()
+    address = server.bind_private()
+    http = HttpServer(config_of(values, limits), lambda: Upstream(address, None), registry)
     try:
         server.start()
-        with gateway_before(server, **known) as running:
-            yield running
+        http.start()
+        with httpx.Client(base_url=http.url, timeout=HANG_S) as client:
+            yield RunningGateway(http, server, registry, client)
     finally:
         if isinstance(service, FakeService):
             service.may_answer.set()
+        http.stop(0)
         server.stop()
 
 

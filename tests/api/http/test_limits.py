@@ -23,7 +23,7 @@ FRIEND, STRANGER = "https://friend.example", "https://stranger.example"
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[RunningGateway]:
-    with gateway(allowed_origins=(FRIEND,)) as both:
+    with gateway(http_allowed_origins=(FRIEND,)) as both:
         yield both
 
 
