@@ -10,6 +10,7 @@ from api.http.errors import ApiError, invalid
 
 FILE_FIELD = "file"
 MAX_FIELDS = 100
+MAX_HEADER_BYTES = 16 * 1024  # file names may be long
 MAX_FIELDS_BYTES = 64 * 1024  # of all fields but the file
 FORM_OVERHEAD_BYTES = 1024 * 1024  # what a form may hold beside its file: fields, headers, boundaries
 
@@ -91,6 +92,7 @@ class _Form:
                     "on_part_end": self._part_end,
                     "on_end": self._end,
                 },
+                max_header_size=MAX_HEADER_BYTES,
             )
         except FormParserError as error:
             raise _malformed() from error

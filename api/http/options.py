@@ -9,7 +9,13 @@ from generated.v1.transcription_pb2 import AudioChunk, ChannelMode, Transcriptio
 FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
 STREAMED_FORMATS = ("json", "text")
 GRANULARITIES = ("segment", "word")
-CALL_FIELDS = ("language", "prompt", "channel_mode")  # what the call must know before its first byte of audio
+CALL_FIELDS = (
+    "language",
+    "prompt",
+    "channel_mode",
+    "format",
+    "sample_rate",
+)  # what the call must know before its first byte of audio
 _LISTS = ("timestamp_granularities", "timestamp_granularities[]")
 _YES, _NO = ("true", "1"), ("false", "0", "")
 _FORMAT_OF_TYPE = {  # what a browser or a client says a file is, where the file's name does not
@@ -37,6 +43,8 @@ class Options:
     language: str = ""
     prompt: str = ""
     channel_mode: str = "mix"
+    format: str = ""  # of the file, where its name does not tell
+    sample_rate: int = 0  # Hz, of raw PCM
     response_format: str = "json"
     granularities: tuple[str, ...] = ()
     stream: bool = False
@@ -85,6 +93,8 @@ class Fields:
         options = Options(
             language=values.get("language", ""),
             prompt=values.get("prompt", ""),
+            format=values.get("format", ""),
+            sample_rate=_hertz(values.get("sample_rate", "") or "0"),
             channel_mode=choice("channel_mode", values.get("channel_mode", "mix").lower(), ("mix", "separate")),
             response_format=choice("response_format", values.get("response_format") or "json", FORMATS),
             granularities=tuple(choice(_LISTS[1], value, GRANULARITIES) for value in self.granularities),
@@ -100,10 +110,11 @@ class Fields:
 def describe(options: Options, filename: str, content_type: str, word_times: bool) -> AudioChunk:
     """The first message of the call, still without audio. A file without a name is called by its field."""
     ending = filename.rpartition(".")[2].lower() if "." in filename else ""
-    audio_format = _FORMAT_OF_ENDING.get(ending) or ("" if ending else _FORMAT_OF_TYPE.get(content_type, ""))
+    known = _FORMAT_OF_ENDING.get(ending) or ("" if ending else _FORMAT_OF_TYPE.get(content_type, ""))
     return AudioChunk(
         filename=filename or "file",
-        format=audio_format,
+        format=options.format or known,
+        sample_rate=options.sample_rate,
         options=call_options(options.language, options.prompt, options.channel_mode, word_times),
     )
 
@@ -123,6 +134,12 @@ def choice(name: str, value: str, allowed: Sequence[str]) -> str:
     if value not in allowed:
         raise invalid("INVALID_FIELD", f"{name}={value[:100]!r}: допустимо {', '.join(allowed)}", name)
     return value
+
+
+def _hertz(value: str) -> int:
+    if not (value.isascii() and value.isdecimal() and len(value) < 10):
+        raise invalid("INVALID_FIELD", f"sample_rate={value[:100]!r}: допустимо целое число герц", "sample_rate")
+    return int(value)
 
 
 def _flag(name: str, value: str) -> bool:

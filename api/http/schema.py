@@ -33,6 +33,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "description": "Server-sent events transcript.text.delta and transcript.text.done; with json or text.",
     },
     "temperature": {"type": "number", "description": "Accepted and not used."},
+    "format": {"type": "string", "description": "An extension: the format where the name does not tell, or pcm."},
+    "sample_rate": {"type": "integer", "description": "An extension: samples a second of raw PCM."},
     "channel_mode": {
         "type": "string",
         "enum": ["mix", "separate"],

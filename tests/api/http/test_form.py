@@ -60,7 +60,7 @@ def test_file_that_looks_like_boundaries_is_either_whole_or_refused(parts: list[
         form(("file", b"x"), ("file", b"y"))[0],
         form(*[(f"f{number}", "") for number in range(forms.MAX_FIELDS + 1)])[0],
         form(("prompt", "x" * (forms.MAX_FIELDS_BYTES + 1)))[0],
-        b"--edge\r\n" + b"X-Header: " + b"x" * 10_000 + b"\r\n\r\n",
+        b"--edge\r\n" + b"X-Header: " + b"x" * (forms.MAX_HEADER_BYTES + 1) + b"\r\n\r\n",
         b"--edge\r\n" + b"X: y\r\n" * 100 + b"\r\n",
     ],
     ids=["empty", "junk", "cut short", "two files", "many fields", "long field", "long header", "many headers"],

@@ -39,6 +39,8 @@ def test_only_words_leave_the_segments_out() -> None:
         ({"timestamp_granularities[]": "word"}, "timestamp_granularities[]"),
         ({"response_format": "verbose_json", "timestamp_granularities[]": "letter"}, "timestamp_granularities[]"),
         ({"channel_mode": "left"}, "channel_mode"),
+        ({"sample_rate": "-1"}, "sample_rate"),
+        ({"sample_rate": "9" * 5000}, "sample_rate"),
     ],
 )
 def test_value_that_is_not_allowed_names_its_field(fields: dict[str, str], param: str) -> None:
