@@ -5,8 +5,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, Security
 from fastapi.responses import FileResponse, JSONResponse
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
@@ -74,16 +75,19 @@ def _with_cors(app: ASGIApp, allowed_origins: tuple[str, ...]) -> ASGIApp:
 
 
 def _add_routes(app: FastAPI) -> None:
+    bearer = [Security(HTTPBearer(auto_error=False))]  # for the description: the service itself checks the token
     app.add_api_route(
         "/v1/audio/transcriptions",
         create_transcription,
         methods=["POST"],
         summary="Transcribe a recording",
+        description=schema.TRANSCRIPTION_TEXT,
+        dependencies=bearer,
         response_class=Response,
         responses=schema.TRANSCRIPTION_ANSWERS,
         openapi_extra=schema.TRANSCRIPTION,
     )
-    app.add_api_route("/v1/models", _models, methods=["GET"], summary="The model that answers")
+    app.add_api_route("/v1/models", _models, methods=["GET"], dependencies=bearer, summary="The model that answers")
     app.add_api_route("/health", _health, methods=["GET"], summary="Whether the service takes calls")
     app.add_api_websocket_route(live.PATH, live.stream)
     app.add_api_route("/", _page, methods=["GET"], include_in_schema=False)

@@ -67,10 +67,11 @@ class Body:
             if piece:
                 yield piece
 
-    async def gone(self) -> None:
-        """Wait until the client leaves, which it may do once the body is complete."""
+    async def watch(self) -> None:
+        """Wait until the client leaves, once the body is complete; raises ClientGoneError then."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        raise ClientGoneError
 
     async def discard(self, seconds: float) -> None:
         """Read on for a while without a look at it.

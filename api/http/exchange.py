@@ -1,44 +1,62 @@
 """One transcription for one client: audio goes up while updates come down, and both end together."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
 
-from api.http.errors import ClientGoneError
 from api.http.upstream import Call, TranscriptionUpdate
 
 
 async def exchange(
-    call: Call, pieces: AsyncIterator[bytes], gone: Callable[[], Awaitable[None]]
+    call: Call, pieces: AsyncIterator[bytes], watch: Callable[[], Awaitable[None]], *, watch_at_once: bool = False
 ) -> AsyncGenerator[TranscriptionUpdate, None]:
-    """Send `pieces` and yield the updates; once all is sent, wait for `gone` as well, which cancels the call.
+    """Send `pieces` and yield the updates, while `watch` looks after the client and raises once it leaves.
+
+    A client whose leaving can only be seen by reading what it sends is watched when all of it has been read, else
+    `watch_at_once`.
 
     Raises:
-        ApiError: from `pieces`, or because the call ended badly.
+        ApiError: from `pieces` or `watch`, or because the call ended badly.
         ClientGoneError: the client left.
     """
-    upload = asyncio.create_task(_upload(call, pieces, gone))
-    updates = call.updates()
+    is_sent = asyncio.Event()
+    if watch_at_once:
+        is_sent.set()
+    tasks = [
+        asyncio.create_task(_or_cancel(call, _upload(call, pieces, is_sent))),
+        asyncio.create_task(_or_cancel(call, _watch(watch, is_sent))),
+    ]
     try:
-        async for update in updates:
+        async for update in call.updates():
             yield update
     except asyncio.CancelledError:
-        if upload.done() and not upload.cancelled() and (cause := upload.exception()):
-            raise cause from None
+        for task in tasks:
+            if task.done() and not task.cancelled() and (cause := task.exception()):
+                raise cause from None
         raise
     finally:
-        upload.cancel()
         call.cancel()
-        await asyncio.gather(upload, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _upload(call: Call, pieces: AsyncIterator[bytes], gone: Callable[[], Awaitable[None]]) -> None:
-    """Never returns: the client leaves, something fails, or the task is cancelled because the answer is there."""
+async def _upload(call: Call, pieces: AsyncIterator[bytes], is_sent: asyncio.Event) -> None:
+    async for piece in pieces:
+        await call.send(piece)
+    await call.finish()
+    is_sent.set()
+
+
+async def _watch(watch: Callable[[], Awaitable[None]], may_begin: asyncio.Event) -> None:
+    await may_begin.wait()
+    await watch()
+
+
+async def _or_cancel(call: Call, work: Coroutine[Any, Any, None]) -> None:
+    """Does `work`; where it fails, the call ends, and with it whatever waits for it."""
     try:
-        async for piece in pieces:
-            await call.send(piece)
-        await call.finish()
-        await gone()
-        raise ClientGoneError
+        await work
     except BaseException:
         call.cancel()
         raise

@@ -1,10 +1,11 @@
 """WebSocket /v1/stream: audio in binary messages, segments and progress out as they are ready, the response last."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import WebSocket, WebSocketDisconnect
 from google.protobuf import json_format
@@ -18,8 +19,11 @@ from api.http.exchange import exchange
 from api.http.options import call_options, choice
 from api.http.upstream import AudioChunk, TranscriptionUpdate
 
+T = TypeVar("T")
+
 PATH = "/v1/stream"
 MAX_MESSAGE_BYTES = 1024 * 1024
+WINDOW_BYTES = 1024 * 1024  # that a client may send ahead of what the service has taken
 _DOCUMENTS = ("text", "srt", "vtt")
 _CLOSE_CODES = {400: 1008, 401: 1008, 403: 1008, 408: 1008, 413: 1009, 429: 1013, 503: 1013}  # else 1011: internal
 
@@ -50,7 +54,7 @@ async def _converse(gateway: Gateway, socket: WebSocket) -> None:
     incoming = _Incoming(gateway, socket)
     start = await incoming.start()
     call = gateway.upstream.transcribe(start.audio, metadata_of(socket, start.token), in_parts=True)
-    async with aclosing(exchange(call, incoming.pieces(), incoming.gone)) as updates:
+    async with aclosing(exchange(call, incoming.pieces(), incoming.read, watch_at_once=True)) as updates:
         async for update in updates:
             await socket.send_text(dump(_message(update, start.documents)))
 
@@ -65,50 +69,76 @@ async def _fail(socket: WebSocket, error: ApiError) -> None:
 
 
 class _Incoming:
-    """A client's messages, within the limits of an upload."""
+    """A client's messages, within the limits of an upload.
+
+    They are read ahead of what the service takes, up to WINDOW_BYTES, so that a client which keeps within that is seen
+    to leave at any time: what has left it last, such as its goodbye, is not held up behind its audio.
+    """
 
     def __init__(self, gateway: Gateway, socket: WebSocket) -> None:
         self._gateway = gateway
         self._socket = socket
         self._pace = Pace(gateway.limits.idle_timeout_s)
+        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()  # None at the end
+        self._has_room = asyncio.Event()
         self._received_bytes = 0
+        self._taken_bytes = 0  # by the service
 
     async def start(self) -> Start:
-        """The first message. Raises ApiError where it is something else."""
-        message = await self._next()
-        return read_start(message.get("text") or "")
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The audio, up to the message that ends it.
+        """The first message.
 
         Raises:
-            ApiError: 413 (longer than allowed), 408 (too slow) or 400 (another message than audio and its end).
+            ApiError: 400 (it is something else) or 408 (it does not come).
             ClientGoneError: the client left.
         """
-        while (message := await self._next()).get("bytes") is not None:
-            yield message["bytes"]
+        return read_start((await self._in_time(self._next())).get("text") or "")
+
+    async def read(self) -> None:
+        """Read what comes for `pieces`, until the client leaves.
+
+        Raises:
+            ApiError: 413 (longer than allowed) or 400 (another message than audio and its end).
+            ClientGoneError: the client left.
+        """
+        while (piece := (message := await self._next()).get("bytes")) is not None:
+            self._received_bytes += len(piece)
+            if self._received_bytes > self._gateway.limits.max_upload_bytes:
+                raise too_large(self._gateway.limits.max_upload_bytes)
+            self._pieces.put_nowait(piece)
+            while self._received_bytes - self._taken_bytes > WINDOW_BYTES:
+                self._has_room.clear()
+                await self._has_room.wait()
         if _fields(message["text"]).get("type") != "end":
             raise invalid("INVALID_MESSAGE", 'После начала ожидается звук или {"type":"end"}')
+        self._pieces.put_nowait(None)
+        while True:
+            await self._next()
 
-    async def gone(self) -> None:
-        """Wait until the client leaves."""
-        while (await self._socket.receive())["type"] != "websocket.disconnect":
-            pass
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The audio that `read` reads; the client is told how much of it the service has taken.
 
-    async def _next(self) -> dict[str, Any]:
+        Raises:
+            ApiError: 408, the client is too slow.
+        """
+        while (piece := await self._in_time(self._pieces.get())) is not None:
+            self._pace.received(len(piece))
+            yield piece
+            self._taken_bytes += len(piece)
+            self._has_room.set()
+            await self._socket.send_text(dump({"type": "received", "bytes": self._taken_bytes}))
+
+    async def _in_time(self, waiting: Awaitable[T]) -> T:
         try:
             async with self._pace.wait():
-                message = await self._socket.receive()
+                return await waiting
         except TimeoutError:
             raise ApiError(408, "SLOW_UPLOAD", "Звук приходит слишком медленно, отправьте его ещё раз") from None
+
+    async def _next(self) -> dict[str, Any]:
+        message = await self._socket.receive()
         if message["type"] == "websocket.disconnect":
             raise ClientGoneError
-        size_bytes = len(message.get("bytes") or message.get("text") or "")
-        self._pace.received(size_bytes)
-        self._gateway.metrics.received(size_bytes)
-        self._received_bytes += size_bytes
-        if self._received_bytes > self._gateway.limits.max_upload_bytes:
-            raise too_large(self._gateway.limits.max_upload_bytes)
+        self._gateway.metrics.received(len(message.get("bytes") or message.get("text") or ""))
         return dict(message)
 
 

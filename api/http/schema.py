@@ -65,6 +65,11 @@ _STATUSES = {
     503: "Not ready, stopping or full; come again after Retry-After seconds.",
 }
 
+TRANSCRIPTION_TEXT = """As OpenAI's audio API; its clients work with this address as their `base_url` (ending in `/v1`).
+
+Fields that come before the file let it be recognised while it is uploaded. For live audio and for segments with their
+times as they are ready there is the WebSocket `/v1/stream` (docs/http.md).
+"""
 TRANSCRIPTION: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -75,7 +80,6 @@ TRANSCRIPTION: dict[str, Any] = {
             }
         },
     },
-    "security": [{}, {"bearer": []}],
 }
 TRANSCRIPTION_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -87,4 +91,3 @@ TRANSCRIPTION_ANSWERS: dict[int | str, dict[str, Any]] = {
         for status, text in _STATUSES.items()
     },
 }
-BEARER = {"bearer": {"type": "http", "scheme": "bearer"}}

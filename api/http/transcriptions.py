@@ -84,7 +84,7 @@ async def _transcribe(gateway: Gateway, request: Request, body: Body, boundary: 
     upload = await _begin(form.events(body, boundary), Fields.of(request.query_params.multi_items()))
     first = describe(upload.asked, upload.file.filename, upload.file.content_type, upload.asks_words)
     call = gateway.upstream.transcribe(first, metadata_of(request), in_parts=upload.asked.stream)
-    updates = exchange(call, upload.pieces(), body.gone)
+    updates = exchange(call, upload.pieces(), body.watch)
     if upload.asked.stream:
         return await EventStream.begin(updates, upload.complete)
     async with aclosing(updates):

@@ -50,13 +50,15 @@ def send(connection: ClientConnection, audio_bytes: bytes, piece_bytes: int = 64
 
 
 def rest(connection: ClientConnection) -> list[dict[str, Any]]:
-    """The messages until the server closes."""
+    """The messages until the server closes, but for those that acknowledge audio."""
     messages = []
     while True:
         try:
-            messages.append(json.loads(connection.recv(timeout=HANG_S)))
+            message = json.loads(connection.recv(timeout=HANG_S))
         except ConnectionClosed:
             return messages
+        if message["type"] != "received":
+            messages.append(message)
 
 
 def error_of(connection: ClientConnection) -> dict[str, Any]:
@@ -94,7 +96,9 @@ def test_segments_come_while_audio_is_still_sent() -> None:
         audio_bytes = wav(np.concatenate([voice(20), np.zeros(2 * SAMPLE_RATE, np.float32), voice(20)]))
         for start in range(0, len(audio_bytes) - 1000, 64 * 1024):
             connection.send(audio_bytes[start : min(start + 64 * 1024, len(audio_bytes) - 1000)])
-        assert json.loads(connection.recv(timeout=HANG_S))["type"] == "segment"
+        while (kind := json.loads(connection.recv(timeout=HANG_S))["type"]) == "received":
+            pass
+        assert kind == "segment"
         connection.send(audio_bytes[-1000:])
         connection.send(END)
         assert rest(connection)[-1]["type"] == "response"
@@ -212,6 +216,37 @@ class Talkative(FakeService):
         self.asked.set()
         for _ in range(500):
             yield TranscriptionUpdate(segment=Segment(text="x" * 100_000))
+
+
+def test_client_that_keeps_within_the_window_is_seen_to_leave_while_it_is_held_back() -> None:
+    service = FakeService()
+    service.may_answer.clear()
+    audio_bytes = wav(np.tile(voice(60), 20))
+    with gateway(service) as running:
+        with opened(running) as connection:
+            sent = taken = 0
+            while sent < len(audio_bytes):
+                while sent - taken > live.WINDOW_BYTES - 64 * 1024:
+                    try:
+                        taken = json.loads(connection.recv(timeout=1))["bytes"]
+                    except TimeoutError:
+                        break  # held back: the service waits for its recogniser
+                else:
+                    connection.send(audio_bytes[sent : sent + 64 * 1024])
+                    sent += 64 * 1024
+                    continue
+                break
+            assert taken < sent < len(audio_bytes)
+        assert service.saw_cancellation.wait(HANG_S)
+
+
+def test_acknowledgements_add_up_to_the_audio(running: RunningGateway) -> None:
+    with opened(running) as connection:
+        send(connection, AUDIO, piece_bytes=1000)
+        acknowledged = []
+        while (message := json.loads(connection.recv(timeout=HANG_S)))["type"] == "received":
+            acknowledged.append(message["bytes"])
+        assert acknowledged == sorted(acknowledged) and acknowledged[-1] == len(AUDIO)
 
 
 def test_client_that_takes_nothing_is_ended() -> None:
