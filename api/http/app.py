@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from api.http import live, schema
+from api.http.body import Unread
 from api.http.context import REQUEST_ID_HEADER, Gateway, Limits, metadata_of
 from api.http.docs import add_docs
 from api.http.errors import ApiError
@@ -112,18 +113,19 @@ async def _page() -> FileResponse:
     return FileResponse(STATIC / "index.html", headers=_PAGE_HEADERS)
 
 
-async def _answer_api_error(_request: Request, error: Any) -> Response:
-    return ErrorResponse(error)
+async def _answer_api_error(request: Request, error: Any) -> Response:
+    return ErrorResponse(error, Unread.of(request.headers, request.receive))
 
 
 async def _answer_bug(_request: Request, _error: Exception) -> Response:
     return ErrorResponse(ApiError(500, "INTERNAL"))  # the guard logs it
 
 
-async def _answer_http_exception(_request: Request, error: Any) -> Response:
+async def _answer_http_exception(request: Request, error: Any) -> Response:
     """What the framework itself refuses, in the shape of all other errors."""
     messages = {404: "Такого адреса нет: описание - на /docs", 405: "Этот адрес не знает такого метода"}
     code = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(error.status_code, "INVALID_REQUEST")
-    response = ErrorResponse(ApiError(error.status_code, code, messages.get(error.status_code, "Запрос не принят")))
+    message = messages.get(error.status_code, "Запрос не принят")
+    response = await _answer_api_error(request, ApiError(error.status_code, code, message))
     response.headers.update(error.headers or {})
     return response

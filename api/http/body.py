@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 
+from starlette.datastructures import Headers
 from starlette.types import Receive
 
 from api.http.errors import ApiError, ClientGoneError
@@ -33,7 +34,33 @@ class Pace:
         self._credit_s = min(self._limit_s, self._credit_s - waited_s + size_bytes / MIN_BYTES_PER_S)
 
 
-class Body:
+class Unread:
+    """A body, or the rest of one, that is of no use any more."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.is_complete = False
+
+    @classmethod
+    def of(cls, headers: Headers, receive: Receive) -> "Unread | None":
+        """The body that a request with `headers` has, None where it has none."""
+        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        return cls(receive) if has_body else None
+
+    async def discard(self, seconds: float) -> None:
+        """Read on for a while without a look at it.
+
+        A connection that is closed while the client still sends is reset, and the client may then never see the answer.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while not self.is_complete and (message := await self._receive())["type"] == "http.request":
+                    self.is_complete = not message.get("more_body", False)
+        except TimeoutError:
+            pass
+
+
+class Body(Unread):
     """The body of one request: an iterator of its pieces, once."""
 
     def __init__(
@@ -45,13 +72,12 @@ class Body:
         on_received: Callable[[int], object] = lambda size_bytes: None,
     ) -> None:
         """`content_length` is the header's value, empty where there is none; `on_received` gets each piece's size."""
-        self._receive = receive
+        super().__init__(receive)
         self._declared_bytes = int(content_length) if content_length.isdecimal() else 0
         self._max_bytes = max_bytes
         self._pace = Pace(idle_timeout_s)
         self._on_received = on_received
         self._received_bytes = 0
-        self.is_complete = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The pieces.
@@ -72,18 +98,6 @@ class Body:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         raise ClientGoneError
-
-    async def discard(self, seconds: float) -> None:
-        """Read on for a while without a look at it.
-
-        A connection that is closed while the client still sends is reset, and the client may then never see the answer.
-        """
-        try:
-            async with asyncio.timeout(seconds):
-                while not self.is_complete and (message := await self._receive())["type"] == "http.request":
-                    self.is_complete = not message.get("more_body", False)
-        except TimeoutError:
-            pass
 
     async def _next(self) -> bytes:
         try:

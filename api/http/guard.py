@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.http.body import Unread
 from api.http.context import REQUEST_ID_HEADER, Gateway, identify
 from api.http.errors import CLIENT_GONE, ApiError
 from api.http.responses import ErrorResponse
@@ -118,10 +118,8 @@ class Guard:
 
 async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with `error`; a WebSocket that is not open yet gets an HTTP response too."""
-    response: Response = ErrorResponse(error)
-    if scope["type"] == "http":
-        response.headers["connection"] = "close"  # its body has not been read
-    await response(scope, receive, send)
+    body = Unread.of(Headers(scope=scope), receive) if scope["type"] == "http" else None
+    await ErrorResponse(error, body)(scope, receive, send)
 
 
 def _route(scope: Scope) -> str:

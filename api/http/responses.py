@@ -4,7 +4,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.http.answers import JSON_TYPE, dump
-from api.http.body import Body
+from api.http.body import Unread
 from api.http.errors import ApiError
 
 LINGER_S = 2.0  # for what a client has sent, or still sends, before it looks for an answer
@@ -15,7 +15,7 @@ class ErrorResponse(Response):
 
     media_type = JSON_TYPE
 
-    def __init__(self, error: ApiError, body: Body | None = None) -> None:
+    def __init__(self, error: ApiError, body: Unread | None = None) -> None:
         super().__init__(dump(error.body), error.status, error.headers)
         self._unread = body if body and not body.is_complete else None
         if self._unread:

@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.support.http_gateway import HANG_S
+from tests.support.waiting import HANG_LIMIT_S
 
 CHROMIUM, DRIVER = "chromium", "chromedriver"
 _FLAGS = (
@@ -70,7 +70,7 @@ class Page:
 
     def wait(self, condition: Callable[[Any], Any]) -> Any:
         """What `condition` returns once it is true."""
-        return WebDriverWait(self.driver, HANG_S, poll_frequency=0.05).until(condition)
+        return WebDriverWait(self.driver, HANG_LIMIT_S, poll_frequency=0.05).until(condition)
 
     def downloaded(self, name: str) -> str:
         """The text of a file that the page has let the browser save."""

@@ -9,13 +9,14 @@ import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from ml.benchmarks.ports import free_port
 from services.transcription.implementations import BorealisTranscriptionService
 from tests.browser.page import Page, browser
 from tests.conftest import TINY_MODEL, sample
 from tests.support.audio import voice, wav
 from tests.support.client_server import FakeService
-from tests.support.http_gateway import HANG_S, RunningGateway, gateway
+from tests.support.http_gateway import RunningGateway, gateway
+from tests.support.ports import free_port
+from tests.support.waiting import HANG_LIMIT_S
 
 pytestmark = [
     pytest.mark.browser,
@@ -125,10 +126,10 @@ def test_cancelled_upload_ends_the_call(tmp_path: Path) -> None:
         page.open()
         page.send(recording(tmp_path, "long.wav", wav(voice(60)) * 20))
         card = page.card("long.wav").wait_for("uploading")
-        assert held.asked.wait(HANG_S)
+        assert held.asked.wait(HANG_LIMIT_S)
         card.find(".cancel").click()
         assert card.wait_for("cancelled").find(".retry").is_displayed()
-        assert held.saw_cancellation.wait(HANG_S)
+        assert held.saw_cancellation.wait(HANG_LIMIT_S)
         held.may_answer.set()
         card.find(".retry").click()
         assert page.card("long.wav").wait_for("done")
@@ -141,7 +142,7 @@ def test_server_that_stops_meanwhile_is_told_and_can_be_tried_again(tmp_path: Pa
         page.open()
         page.send(recording(tmp_path, "a.wav", wav(voice(2))))
         card = page.card("a.wav")
-        assert held.asked.wait(HANG_S)
+        assert held.asked.wait(HANG_LIMIT_S)
         running.http.stop(0)
         card.wait_for("failed")
         assert "Связь с сервером прервалась" in card.find(".failure").text
@@ -186,7 +187,7 @@ def test_text_appears_while_the_rest_is_recognised(tmp_path: Path) -> None:
         def recognise(self, chunks, cancelled, options):  # type: ignore[no-untyped-def]
             for number, completion in enumerate(super().recognise(chunks, cancelled, options)):
                 if number:
-                    self.may_answer.wait(HANG_S)
+                    self.may_answer.wait(HANG_LIMIT_S)
                 yield completion
                 self.may_answer.clear()
 

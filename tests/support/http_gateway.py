@@ -17,8 +17,8 @@ from api.http.upstream import Upstream
 from services.transcription.interface import ITranscriptionService
 from tests.conftest import settings_for_tests
 from tests.support.client_server import FakeService
+from tests.support.waiting import HANG_LIMIT_S
 
-HANG_S = 60  # what only something that hangs takes
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 
 
@@ -47,7 +47,7 @@ class RunningGateway:
 
     def connect(self) -> socket.socket:
         """A connection on which a test sends what it likes."""
-        return socket.create_connection(("127.0.0.1", self.http.port), timeout=HANG_S)
+        return socket.create_connection(("127.0.0.1", self.http.port), timeout=HANG_LIMIT_S)
 
     @property
     def grpc_calls_in_flight(self) -> int:
@@ -64,7 +64,7 @@ def gateway(
     service: ITranscriptionService | None = None,
     *,
     max_upload_bytes: int = 0,
-    idle_timeout_s: float = HANG_S,
+    idle_timeout_s: float = HANG_LIMIT_S,
     max_requests: int = 100,
     **settings: Any,
 ) -> Iterator[RunningGateway]:
@@ -78,7 +78,7 @@ def gateway(
     try:
         server.start()
         http.start()
-        with httpx.Client(base_url=http.url, timeout=HANG_S) as client:
+        with httpx.Client(base_url=http.url, timeout=HANG_LIMIT_S) as client:
             yield RunningGateway(http, server, registry, client)
     finally:
         if isinstance(service, FakeService):

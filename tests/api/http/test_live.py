@@ -20,8 +20,8 @@ from api.http.errors import ApiError
 from generated.v1.transcription_pb2 import AudioChunk, Segment, TranscriptionUpdate
 from tests.support.audio import SAMPLE_RATE, pcm, voice, wav
 from tests.support.client_server import FakeService
-from tests.support.http_gateway import HANG_S, RunningGateway, gateway
-from tests.support.process_stats import assert_settles
+from tests.support.http_gateway import RunningGateway, gateway
+from tests.support.waiting import HANG_LIMIT_S, wait_until_equal
 
 AUDIO = wav(voice(0.5))
 END = json.dumps({"type": "end"})
@@ -38,7 +38,7 @@ def running() -> Iterator[RunningGateway]:
 @contextmanager
 def opened(running: RunningGateway, start: dict[str, Any] | None = None, **options: Any) -> Iterator[ClientConnection]:
     """A connection that has sent its first message."""
-    with connect(f"ws://127.0.0.1:{running.http.port}{live.PATH}", open_timeout=HANG_S, **options) as connection:
+    with connect(f"ws://127.0.0.1:{running.http.port}{live.PATH}", open_timeout=HANG_LIMIT_S, **options) as connection:
         connection.send(json.dumps({"type": "start", "filename": "a.wav"} | (start or {})))
         yield connection
 
@@ -54,7 +54,7 @@ def rest(connection: ClientConnection) -> list[dict[str, Any]]:
     messages = []
     while True:
         try:
-            message = json.loads(connection.recv(timeout=HANG_S))
+            message = json.loads(connection.recv(timeout=HANG_LIMIT_S))
         except ConnectionClosed:
             return messages
         if message["type"] != "received":
@@ -96,7 +96,7 @@ def test_segments_come_while_audio_is_still_sent() -> None:
         audio_bytes = wav(np.concatenate([voice(20), np.zeros(2 * SAMPLE_RATE, np.float32), voice(20)]))
         for start in range(0, len(audio_bytes) - 1000, 64 * 1024):
             connection.send(audio_bytes[start : min(start + 64 * 1024, len(audio_bytes) - 1000)])
-        while (kind := json.loads(connection.recv(timeout=HANG_S))["type"]) == "received":
+        while (kind := json.loads(connection.recv(timeout=HANG_LIMIT_S))["type"]) == "received":
             pass
         assert kind == "segment"
         connection.send(audio_bytes[-1000:])
@@ -192,7 +192,7 @@ def test_client_that_falls_silent_is_ended_and_its_call_with_it() -> None:
     with gateway(idle_timeout_s=0.5) as running, opened(running) as connection:
         connection.send(AUDIO[:1000])
         assert error_of(connection)["code"] == "SLOW_UPLOAD"
-        assert_settles(lambda: running.grpc_calls_in_flight, patience_s=HANG_S)
+        wait_until_equal(lambda: running.grpc_calls_in_flight, 0)
 
 
 def test_client_that_leaves_cancels_its_call() -> None:
@@ -201,8 +201,8 @@ def test_client_that_leaves_cancels_its_call() -> None:
     with gateway(service) as running:
         with opened(running) as connection:
             send(connection, AUDIO)
-            assert service.asked.wait(HANG_S)
-        assert service.saw_cancellation.wait(HANG_S)
+            assert service.asked.wait(HANG_LIMIT_S)
+        assert service.saw_cancellation.wait(HANG_LIMIT_S)
 
 
 class Talkative(FakeService):
@@ -237,14 +237,14 @@ def test_client_that_keeps_within_the_window_is_seen_to_leave_while_it_is_held_b
                     continue
                 break
             assert taken < sent < len(audio_bytes)
-        assert service.saw_cancellation.wait(HANG_S)
+        assert service.saw_cancellation.wait(HANG_LIMIT_S)
 
 
 def test_acknowledgements_add_up_to_the_audio(running: RunningGateway) -> None:
     with opened(running) as connection:
         send(connection, AUDIO, piece_bytes=1000)
         acknowledged = []
-        while (message := json.loads(connection.recv(timeout=HANG_S)))["type"] == "received":
+        while (message := json.loads(connection.recv(timeout=HANG_LIMIT_S)))["type"] == "received":
             acknowledged.append(message["bytes"])
         assert acknowledged == sorted(acknowledged) and acknowledged[-1] == len(AUDIO)
 
@@ -253,9 +253,9 @@ def test_client_that_takes_nothing_is_ended() -> None:
     service = Talkative()
     with gateway(service, idle_timeout_s=0.5) as running, opened(running, max_queue=1, close_timeout=1) as connection:
         send(connection, AUDIO)
-        assert service.asked.wait(HANG_S)
-        assert_settles(lambda: running.count("transcription_http_in_flight"), 0.0, HANG_S)
-        assert_settles(lambda: running.grpc_calls_in_flight, patience_s=HANG_S)
+        assert service.asked.wait(HANG_LIMIT_S)
+        wait_until_equal(lambda: running.count("transcription_http_in_flight"), 0.0)
+        wait_until_equal(lambda: running.grpc_calls_in_flight, 0)
 
 
 def test_client_that_is_held_back_for_long_is_not_taken_for_gone() -> None:
@@ -265,7 +265,7 @@ def test_client_that_is_held_back_for_long_is_not_taken_for_gone() -> None:
     with gateway(service, idle_timeout_s=1.0) as running, opened(running) as connection:
         sender = threading.Thread(target=send, args=(connection, audio_bytes))
         sender.start()
-        assert service.asked.wait(HANG_S)
+        assert service.asked.wait(HANG_LIMIT_S)
         sender.join(3)  # three times the timeout
         assert sender.is_alive()
         service.may_answer.set()
@@ -278,8 +278,8 @@ def test_stopping_server_answers_what_is_under_way() -> None:
     service.may_answer.clear()
     with gateway(service) as running, opened(running) as connection:
         send(connection, AUDIO)
-        assert service.asked.wait(HANG_S)
-        stopping = threading.Thread(target=running.http.stop, args=(HANG_S,))
+        assert service.asked.wait(HANG_LIMIT_S)
+        stopping = threading.Thread(target=running.http.stop, args=(HANG_LIMIT_S,))
         stopping.start()
         service.may_answer.set()
         assert rest(connection)[-1]["type"] == "response"

@@ -8,7 +8,8 @@ import pytest
 
 from services.transcription.implementations import BorealisTranscriptionService
 from tests.conftest import TINY_MODEL, sample
-from tests.support.http_gateway import HANG_S, RunningGateway, gateway
+from tests.support.http_gateway import RunningGateway, gateway
+from tests.support.waiting import HANG_LIMIT_S
 
 MODEL = "whisper-1"  # any name is taken
 
@@ -21,7 +22,7 @@ def running() -> Iterator[RunningGateway]:
 
 @pytest.fixture
 def client(running: RunningGateway) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0, timeout=HANG_S) as client:
+    with openai.OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0, timeout=HANG_LIMIT_S) as client:
         yield client
 
 
@@ -89,7 +90,7 @@ def test_stream_gives_deltas_and_the_whole(client: openai.OpenAI) -> None:
 
 def test_asynchronous_client_works_too(running: RunningGateway, spoken: str) -> None:
     async def transcribe_twice() -> list[str]:
-        async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key="unused", timeout=HANG_S) as client:
+        async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key="unused", timeout=HANG_LIMIT_S) as client:
             create = client.audio.transcriptions.create
             both = await asyncio.gather(*(create(model=MODEL, file=sample("demo.wav")) for _ in range(2)))
             return [transcription.text for transcription in both]

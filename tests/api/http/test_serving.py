@@ -15,14 +15,15 @@ import pytest
 import trustme
 
 from api.grpc.server import TranscriptionServer
-from ml.benchmarks.ports import free_port
 from resources.config import PROJECT_ROOT
 from tests.conftest import TINY_MODEL, sample, settings_for_tests
 from tests.support.audio import voice, wav
+from tests.support.certificates import Certificates
 from tests.support.client_server import FakeService
-from tests.support.http_gateway import HANG_S, TRANSCRIPTIONS, gateway
-from tests.support.process_stats import assert_settles
+from tests.support.http_gateway import TRANSCRIPTIONS, gateway
+from tests.support.ports import free_port
 from tests.support.processes import run, started
+from tests.support.waiting import HANG_LIMIT_S, wait_until_equal
 
 LOCAL = {"SERVER_HOST": "127.0.0.1", "SERVER_PORT": "0", "MODEL_DEVICE": "cpu", "MODEL_NAME": str(TINY_MODEL)}
 START_S = 240
@@ -34,7 +35,7 @@ def serving(*arguments: str, **settings: str) -> Iterator[tuple[httpx.Client, "s
     port = str(free_port())
     with (
         started(PROJECT_ROOT, *arguments, **{"HTTP_PORT": port, "LOGGING_LEVEL": "WARNING"} | settings) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=HANG_S) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=HANG_LIMIT_S) as client,
     ):
         yield client, process
 
@@ -50,13 +51,13 @@ def health_of(client: httpx.Client, process: "subprocess.Popen[str]") -> int | N
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends processes without a signal")
 def test_program_serves_both_and_ends_well_on_sigterm() -> None:
     with serving("start.py", **LOCAL) as (client, process):
-        assert_settles(lambda: health_of(client, process), 503, START_S)  # while the model is loaded
-        assert_settles(lambda: health_of(client, process), 200, START_S)
+        wait_until_equal(lambda: health_of(client, process), 503, START_S)  # while the model is loaded
+        wait_until_equal(lambda: health_of(client, process), 200, START_S)
         with sample("demo.wav").open("rb") as file:
             text = client.post(TRANSCRIPTIONS, files={"file": file}).json()["text"]
         assert text == sample("demo.txt").read_text(encoding="utf-8").strip()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(HANG_S) == 0
+        assert process.wait(HANG_LIMIT_S) == 0
         assert process.stderr and not process.stderr.read()
 
 
@@ -64,7 +65,7 @@ def test_gateway_alone_serves_a_server_elsewhere() -> None:
     with gateway() as running:
         alone = serving("-m", "api.http", "--grpc", f"127.0.0.1:{running.grpc.port}")
         with alone as (client, process):
-            assert_settles(lambda: health_of(client, process), 200, START_S)
+            wait_until_equal(lambda: health_of(client, process), 200, START_S)
             files = {"file": ("a.wav", wav(voice(0.5)))}
             assert client.post(TRANSCRIPTIONS, files=files).json()["text"].startswith("8000:")
 
@@ -87,64 +88,47 @@ def test_flag_that_makes_no_sense_is_refused_in_one_line(flags: tuple[str, ...])
     assert result.returncode == 1 and len(result.stderr.strip().splitlines()) == 1
 
 
-class Certificates:
-    """Certificates of one authority, in files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.authority = trustme.CA()
-        self.ca, self.cert, self.key = (folder / name for name in ("ca.pem", "cert.pem", "key.pem"))
-        self.authority.cert_pem.write_to_path(str(self.ca))
-        self.issue()
-
-    def issue(self) -> bytes:
-        """Writes a new certificate of the server; its serial number as DER has it."""
-        issued = self.authority.issue_cert("127.0.0.1", "localhost")
-        self.key.write_bytes(issued.private_key_pem.bytes())
-        self.cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-        return ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())
-
-    def context(self) -> ssl.SSLContext:
-        """A client's, which trusts the authority and has a certificate of it."""
-        context = ssl.create_default_context(cafile=str(self.ca))
-        self.authority.issue_cert("client@example.com").configure_cert(context)
-        return context
-
-
 @pytest.fixture
 def certificates(tmp_path: Path) -> Certificates:
     return Certificates(tmp_path)
 
 
-def presented(port: int, context: ssl.SSLContext) -> bytes | None:
-    """The certificate that the server shows; None where it does not answer then."""
-    with (
-        socket.create_connection(("127.0.0.1", port), HANG_S) as plain,
-        context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
-    ):
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        try:
-            answer = connection.recv(4096)
-        except (ssl.SSLError, ConnectionError):
-            return None
-        return connection.getpeercert(binary_form=True) if b"200 OK" in answer else None
+def answers(port: int, context: ssl.SSLContext) -> bool:
+    """Whether the server answers a client that trusts and shows what `context` says."""
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), HANG_LIMIT_S) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+        ):
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            return b"200 OK" in connection.recv(4096)
+    except (ssl.SSLError, ConnectionError):
+        return False
+
+
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    return context
 
 
 def test_certificate_is_shown_and_renewed_without_a_restart(certificates: Certificates) -> None:
     first = certificates.issue()
-    with gateway(tls_cert_file=certificates.cert, tls_key_file=certificates.key) as running:
-        context = ssl.create_default_context(cafile=str(certificates.ca))
-        assert presented(running.http.port, context) == first
+    with gateway(**certificates.settings) as running:
+        assert answers(running.http.port, trusting(first))
         renewed = certificates.issue()
-        assert presented(running.http.port, context) == renewed
-        certificates.key.write_text("not a key")
-        assert presented(running.http.port, context) == renewed
+        assert answers(running.http.port, trusting(renewed)) and not answers(running.http.port, trusting(first))
+        certificates.key_file.write_text("not a key")
+        assert answers(running.http.port, trusting(renewed))
 
 
 def test_mutual_tls_asks_for_a_certificate_of_the_authority(certificates: Certificates) -> None:
-    settings = {"tls_cert_file": certificates.cert, "tls_key_file": certificates.key}
-    with gateway(**settings, tls_client_ca_file=certificates.ca) as running:
-        assert presented(running.http.port, certificates.context())
-        assert not presented(running.http.port, ssl.create_default_context(cafile=str(certificates.ca)))
+    authority = certificates.issue()
+    with gateway(**certificates.settings, tls_client_ca_file=certificates.ca_file) as running:
+        context = trusting(authority)
+        assert not answers(running.http.port, context)
+        authority.issue_cert("client@example.com").configure_cert(context)
+        assert answers(running.http.port, context)
 
 
 def test_stopping_one_after_the_other_loses_no_request() -> None:
@@ -155,11 +139,11 @@ def test_stopping_one_after_the_other_loses_no_request() -> None:
         answers: list[int] = []
         asking = threading.Thread(target=lambda: answers.append(running.post(wav(voice(0.5))).status_code))
         asking.start()
-        assert service.asked.wait(HANG_S)
+        assert service.asked.wait(HANG_LIMIT_S)
 
         def stop() -> None:
-            running.http.stop(HANG_S)
-            running.grpc.stop(HANG_S)
+            running.http.stop(HANG_LIMIT_S)
+            running.grpc.stop(HANG_LIMIT_S)
 
         stopping = threading.Thread(target=stop)
         stopping.start()

@@ -13,7 +13,6 @@ from api.http import transcriptions
 from tests.support.audio import SAMPLE_RATE, voice, wav
 from tests.support.client_server import FakeService
 from tests.support.http_gateway import (
-    HANG_S,
     TRANSCRIPTIONS,
     RunningGateway,
     form,
@@ -21,7 +20,7 @@ from tests.support.http_gateway import (
     read_all,
     request_head,
 )
-from tests.support.process_stats import assert_settles
+from tests.support.waiting import HANG_LIMIT_S, wait_until_equal
 
 TOKEN = "correct-horse"
 AUDIO = wav(voice(0.5))
@@ -199,7 +198,7 @@ def test_upload_that_stops_is_ended_and_its_call_with_it() -> None:
         connection.sendall(request_head(content_type, f"Content-Length: {len(body)}") + body[:-100])
         answer = read_all(connection)
         assert b" 408 " in answer and b"SLOW_UPLOAD" in answer
-        assert_settles(lambda: running.grpc_calls_in_flight, patience_s=HANG_S)
+        wait_until_equal(lambda: running.grpc_calls_in_flight, 0)
         assert running.text_of(AUDIO)
 
 
@@ -210,10 +209,10 @@ def test_client_that_leaves_while_it_is_waited_for_cancels_the_call() -> None:
         with running.connect() as connection:
             body, content_type = form(("model", "m"), ("file", AUDIO))
             connection.sendall(request_head(content_type, f"Content-Length: {len(body)}") + body)
-            assert service.asked.wait(HANG_S)
-        assert service.saw_cancellation.wait(HANG_S)
-        assert_settles(
-            lambda: running.count("transcription_http_requests_total", route=TRANSCRIPTIONS, status="499"), 1.0, HANG_S
+            assert service.asked.wait(HANG_LIMIT_S)
+        assert service.saw_cancellation.wait(HANG_LIMIT_S)
+        wait_until_equal(
+            lambda: running.count("transcription_http_requests_total", route=TRANSCRIPTIONS, status="499"), 1.0
         )
 
 
@@ -224,8 +223,8 @@ def test_client_that_leaves_in_the_middle_of_its_upload_cancels_the_call() -> No
         with running.connect() as connection:
             body, content_type = form(("model", "m"), ("file", wav(voice(60))))
             connection.sendall(request_head(content_type, f"Content-Length: {len(body)}") + body[:-100])
-            assert service.asked.wait(HANG_S)
-        assert service.saw_cancellation.wait(HANG_S)
+            assert service.asked.wait(HANG_LIMIT_S)
+        assert service.saw_cancellation.wait(HANG_LIMIT_S)
 
 
 def test_service_that_is_not_there_is_a_503_that_names_no_address() -> None:
@@ -250,12 +249,12 @@ def test_requests_over_the_gateways_limit_come_back_later() -> None:
     with gateway(service, max_requests=1) as running:
         first = threading.Thread(target=running.post, args=(AUDIO,))
         first.start()
-        assert service.asked.wait(HANG_S)
+        assert service.asked.wait(HANG_LIMIT_S)
         response = running.client.get("/v1/models")
         assert response.status_code == 503 and "retry-after" in response.headers
         service.may_answer.set()
         first.join()
-        assert_settles(lambda: running.client.get("/v1/models").status_code, 200, HANG_S)
+        wait_until_equal(lambda: running.client.get("/v1/models").status_code, 200)
 
 
 def test_stopping_lets_a_request_finish_and_refuses_others() -> None:
@@ -265,10 +264,10 @@ def test_stopping_lets_a_request_finish_and_refuses_others() -> None:
         answers: list[httpx.Response] = []
         first = threading.Thread(target=lambda: answers.append(running.post(AUDIO)))
         first.start()
-        assert service.asked.wait(HANG_S)
-        stopping = threading.Thread(target=running.http.stop, args=(HANG_S,))
+        assert service.asked.wait(HANG_LIMIT_S)
+        stopping = threading.Thread(target=running.http.stop, args=(HANG_LIMIT_S,))
         stopping.start()
-        assert_settles(lambda: httpx.get(running.url + "/health").status_code, 503, HANG_S)
+        wait_until_equal(lambda: httpx.get(running.url + "/health").status_code, 503)
         service.may_answer.set()
         first.join()
         stopping.join()
@@ -282,7 +281,7 @@ def test_stopping_waits_no_longer_than_its_grace() -> None:
     service.may_answer.clear()
     with gateway(service) as running:
         with pytest.raises(httpx.HTTPError):
-            stop = threading.Timer(0, lambda: service.asked.wait(HANG_S) and running.http.stop(0.2))
+            stop = threading.Timer(0, lambda: service.asked.wait(HANG_LIMIT_S) and running.http.stop(0.2))
             stop.start()
             running.post(AUDIO).raise_for_status()
         stop.join()
@@ -305,7 +304,7 @@ def test_segments_come_as_they_are_ready_once_the_upload_is_complete() -> None:
         def recognise(self, chunks, cancelled, options):  # type: ignore[no-untyped-def]
             for number, completion in enumerate(super().recognise(chunks, cancelled, options)):
                 if number:
-                    release.wait(HANG_S)
+                    release.wait(HANG_LIMIT_S)
                 yield completion
 
     with (
