@@ -145,7 +145,7 @@ def test_a_recording_too_large_for_the_memory_by_itself_is_rejected(
     server: ServerHarness, model: ScriptedModel
 ) -> None:
     model.largest_batch = 0
-    assert_rejected(server.transcribe_both_ways(spoken(2)), "RECOGNITION_FAILED")
+    assert_rejected(server.transcribe_every_way(spoken(2)), "RECOGNITION_FAILED")
     model.largest_batch = 10
 
 

@@ -87,11 +87,7 @@ KINDS: dict[str, tuple[Send, str]] = {
 @pytest.fixture
 def running() -> Iterator[RunningGateway]:
     with gateway(stream_max_bytes=LIMIT_BYTES, server_max_waiting=1000) as both:
-        both.client = httpx.Client(
-            base_url=both.url, timeout=HANG_LIMIT_S, limits=httpx.Limits(max_connections=CLIENTS)
-        )
-        with both.client:
-            yield both
+        yield both
 
 
 @pytest.mark.slow

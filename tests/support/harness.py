@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from api.grpc.server import SERVICE_NAME, TranscriptionServer
@@ -14,6 +15,7 @@ from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from services.transcription.interface import ITranscriptionService
 from tests.conftest import settings_for_tests
 from tests.support import process_stats
+from tests.support.http_gateway import TRANSCRIPTIONS, gateway_before
 from tests.support.messages import stream_messages
 from tests.support.processes import CHANNEL_OPTIONS, Health
 from tests.support.waiting import HANG_LIMIT_S
@@ -72,10 +74,26 @@ class ServerHarness:
             self.stub.TranscribeAudioStream.with_call(iter(messages), timeout=HANG_LIMIT_S, metadata=self.metadata)
         )
 
-    def transcribe_both_ways(self, audio_bytes: bytes, **fields: Any) -> tuple[Answer, Answer]:
-        """Send a recording as one message and as a stream."""
+    def transcribe_form(self, audio_bytes: bytes, **fields: Any) -> Answer:
+        """Send a form over HTTP, through a gateway of its own that is gone afterwards."""
+        filename = fields.pop("filename", "a.wav")
+        with gateway_before(f"127.0.0.1:{self.port}", self.settings) as http, httpx.Client() as client:
+            form = {"response_format": "verbose_json", **fields}
+            headers = {name: value for name, value in self.metadata}
+            files = {"file": (filename, audio_bytes)}
+            answer = client.post(
+                http.url + TRANSCRIPTIONS, data=form, files=files, headers=headers, timeout=HANG_LIMIT_S
+            )
+        return _answer_of_form(answer)
+
+    def transcribe_every_way(self, audio_bytes: bytes, **fields: Any) -> tuple[Answer, Answer, Answer]:
+        """Send a recording as one message, as a stream and as a form over HTTP."""
         messages = stream_messages(audio_bytes, **{"filename": "a.wav"} | fields)
-        return self.transcribe(audio_bytes, **fields), self.transcribe_stream(messages)
+        return (
+            self.transcribe(audio_bytes, **fields),
+            self.transcribe_stream(messages),
+            self.transcribe_form(audio_bytes, **fields),
+        )
 
     def begin(self, audio_bytes: bytes, timeout_s: float = HANG_LIMIT_S, **fields: Any) -> Any:
         """Send one message and return the call without waiting for the answer."""
@@ -146,3 +164,16 @@ def _answer(result: Any) -> Answer:
     response, call = result
     trailers = dict(call.trailing_metadata() or ())
     return Answer(response, trailers.get("x-error-code", "OK"))
+
+
+def _answer_of_form(answer: httpx.Response) -> Answer:
+    """The response that a form's answer was made from, as far as it shows there."""
+    body = answer.json()
+    if answer.status_code != 200:
+        assert answer.status_code == 400, answer.text  # an error of the content
+        refused = transcription_pb2.TranscriptionResponse(error_message=body["error"]["message"])
+        return Answer(refused, body["error"]["code"])
+    transcribed = transcription_pb2.TranscriptionResponse(
+        success=True, transcript=body["text"], audio_duration=body["duration"], warnings=body["warnings"]
+    )
+    return Answer(transcribed, "OK")

@@ -14,6 +14,7 @@ from api.http.compose import config_of
 from api.http.context import Limits
 from api.http.server import HttpServer
 from api.http.upstream import Upstream
+from resources.config import Settings
 from services.transcription.interface import ITranscriptionService
 from tests.conftest import settings_for_tests
 from tests.support.client_server import FakeService
@@ -60,6 +61,20 @@ class RunningGateway:
 
 
 @contextmanager
+def gateway_before(
+    address: str, settings: Settings, limits: Limits | None = None, registry: CollectorRegistry | None = None
+) -> Iterator[HttpServer]:
+    """A gateway alone, before the server at `address`."""
+    limits = limits or Limits(settings.stream_max_bytes, HANG_LIMIT_S, 100)
+    server = HttpServer(config_of(settings, limits), lambda: Upstream(address, None), registry or CollectorRegistry())
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop(0)
+
+
+@contextmanager
 def gateway(
     service: ITranscriptionService | None = None,
     *,
@@ -74,16 +89,16 @@ def gateway(
     limits = Limits(max_upload_bytes or values.stream_max_bytes, idle_timeout_s, max_requests)
     server, registry = TranscriptionServer(service, values), CollectorRegistry()
     address = server.bind_private()
-    http = HttpServer(config_of(values, limits), lambda: Upstream(address, None), registry)
     try:
         server.start()
-        http.start()
-        with httpx.Client(base_url=http.url, timeout=HANG_LIMIT_S) as client:
+        with (
+            gateway_before(address, values, limits, registry) as http,
+            httpx.Client(base_url=http.url, timeout=HANG_LIMIT_S) as client,
+        ):
             yield RunningGateway(http, server, registry, client)
     finally:
         if isinstance(service, FakeService):
             service.may_answer.set()
-        http.stop(0)
         server.stop()
 
 
