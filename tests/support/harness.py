@@ -79,7 +79,7 @@ class ServerHarness:
         filename = fields.pop("filename", "a.wav")
         with gateway_before(f"127.0.0.1:{self.port}", self.settings) as http, httpx.Client() as client:
             form = {"response_format": "verbose_json", **fields}
-            headers = {name: value for name, value in self.metadata}
+            headers = dict(self.metadata)
             files = {"file": (filename, audio_bytes)}
             answer = client.post(
                 http.url + TRANSCRIPTIONS, data=form, files=files, headers=headers, timeout=HANG_LIMIT_S
