@@ -1,4 +1,5 @@
 # make demo: see the service work; make demo FILE=recording.mp3: on a recording.   make test: the tests.   make check: everything a change must pass.
+# make web: the service with its page, on http://localhost:8080.   make test-browser: the page's tests, in Chromium.
 # make test-ray: the tests with a Ray cluster, one after the other; installs requirements-ray.txt.
 # make test-speech: real speech with Whisper base, whose weights (133 MB) are fetched once.
 # make test-slow: the tests that take longer.   make soak: 10,000 mixed requests.   make benchmark: docs/performance.md.
@@ -6,9 +7,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint test-slow test-speech test-ray soak benchmark rehearsal
+.PHONY: demo web test check lint test-slow test-speech test-browser test-ray soak benchmark rehearsal
 demo: .venv/installed
 	$(BIN)/python -m tests.demo $(if $(FILE),"$(FILE)")
+
+web: .venv/installed
+	$(BIN)/python -m tests.web
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -20,6 +24,10 @@ test-slow: .venv/installed
 
 test-speech: .venv/installed
 	$(BIN)/python -m pytest -m "speech and not ray"
+
+test-browser: .venv/installed
+	command -v chromedriver || { apt-get update -qq && apt-get install --yes -qq chromium chromium-driver; }
+	$(BIN)/python -m pytest -m browser
 
 test-ray: .venv/ray-installed
 	$(BIN)/python -m pytest -m ray

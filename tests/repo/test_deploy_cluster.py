@@ -219,3 +219,20 @@ def test_cluster_file_is_right_by_rays_own_schema() -> None:
     jsonschema.validate(cluster, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**cluster, "workers": 2}, schema)
+
+
+def test_gateways_are_resources_of_kubernetes_with_settings_and_ports_that_match() -> None:
+    for document in documents(GATEWAY):
+        kubernetes_validate.validate(document, KUBERNETES_VERSION, strict=True)
+    values = environment(GATEWAY)
+    settings = Settings(_env_file=None, **{name.lower(): value for name, value in values.items()})
+    (pod,) = pod_templates(GATEWAY)
+    assert set(values) <= OURS and pod["spec"]["terminationGracePeriodSeconds"] >= settings.shutdown_grace_s + 10
+    (container,) = pod["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": settings.http_port, "metrics": settings.metrics_port}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/health", "port": "http"}
+    served = by_kind(KUBERNETES)["Service"]
+    address = f"dns:///{served['metadata']['name']}:{served['spec']['ports'][0]['port']}"
+    assert container["command"] == ["python", "-m", "api.http", "--grpc", address]
+    assert by_kind(GATEWAY)["Service"]["spec"]["selector"] == pod["metadata"]["labels"]
