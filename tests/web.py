@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def choose() -> Choice:
-    """The published Borealis where it has been downloaded and there is a GPU, else Whisper base, else the bundled one."""
+    """The published Borealis if it is downloaded and there is a GPU, else Whisper base, else the bundled model."""
     published = str(Settings.model_fields["model_name"].default)
     if torch.cuda.is_available() and isinstance(try_to_load_from_cache(published, "config.json"), str):
         return Choice("borealis", published, "cuda", f"Модель: {published} на GPU")

@@ -16,6 +16,7 @@ from resources.config import PROJECT_ROOT, Settings
 from tests.repo.test_deploy import exposed_metrics
 
 KUBERNETES = PROJECT_ROOT / "deploy" / "kubernetes" / "transcription.yaml"
+GATEWAY = KUBERNETES.with_name("gateway.yaml")
 RAY = PROJECT_ROOT / "deploy" / "ray"
 FRONTS, RAY_SERVICE, SERVE, CLUSTER = (RAY / f"{name}.yaml" for name in ("fronts", "rayservice", "serve", "cluster"))
 KUBERNETES_VERSION = "1.31"
