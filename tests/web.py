@@ -19,7 +19,7 @@ PORT = 8080
 
 @dataclass(frozen=True)
 class Choice:
-    """What start.py is told of the model, and what a person should know about it."""
+    """The model's flags for start.py, and a line about the model."""
 
     implementation: str
     model: str

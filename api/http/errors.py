@@ -71,7 +71,7 @@ class ApiError(Exception):
 
 
 class ClientGoneError(Exception):
-    """The client has left: there is no one to answer."""
+    """The client has disconnected: no answer can be delivered."""
 
 
 def invalid(code: str, message: str, param: str | None = None) -> ApiError:

@@ -1,4 +1,4 @@
-"""The outermost layer: who may ask now, under which id, with which headers, and what gets out when it fails."""
+"""The outermost layer: admission, request ids, security headers, and the answer to an unexpected exception."""
 
 import logging
 import time
@@ -36,7 +36,7 @@ class _Ended:
 
 
 class Guard:
-    """Admits requests, names them, and turns what no one expected into a 500 whose cause stays in the log."""
+    """Admits requests, gives each an id, and turns an unexpected exception into a 500; its cause stays in the log."""
 
     def __init__(self, app: ASGIApp, gateway: Gateway, allowed_origins: tuple[str, ...]) -> None:
         self._app = app

@@ -71,8 +71,8 @@ async def _fail(socket: WebSocket, error: ApiError) -> None:
 class _Incoming:
     """A client's messages, within the limits of an upload.
 
-    They are read ahead of what the service takes, up to WINDOW_BYTES, so that a client which keeps within that is seen
-    to leave at any time: what has left it last, such as its goodbye, is not held up behind its audio.
+    They are read ahead of the service, up to WINDOW_BYTES, so that the disconnect of a client that keeps within this
+    window is noticed at any time: its close frame does not queue behind its audio.
     """
 
     def __init__(self, gateway: Gateway, socket: WebSocket) -> None:
@@ -115,7 +115,7 @@ class _Incoming:
             await self._next()
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The audio that `read` reads; the client is told how much of it the service has taken.
+        """The audio that `read` reads; each piece is acknowledged once the service has taken it.
 
         Raises:
             ApiError: 408, the client is too slow.

@@ -1,4 +1,4 @@
-"""Error responses that reach a client who has not finished sending."""
+"""Error responses that reach a client that is still sending."""
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send

@@ -1,7 +1,7 @@
 // One recording on its way to the service and back, over a WebSocket: what has been sent, recognised, answered.
 
 const PIECE_BYTES = 256 * 1024;
-const WINDOW_BYTES = 768 * 1024; // sent ahead of what the service has taken; within its window, a goodbye gets through
+const WINDOW_BYTES = 768 * 1024; // sent ahead of the service; within its window a close frame does not queue behind audio
 const MAX_ATTEMPTS = 6;
 const DOCUMENTS = ["text", "srt", "vtt"];
 const BUSY = [429, 503];

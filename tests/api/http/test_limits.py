@@ -18,12 +18,12 @@ from tests.support.http_gateway import TRANSCRIPTIONS, RunningGateway, form, gat
 from tests.support.waiting import wait_until_equal
 
 AUDIO = wav(voice(0.5))
-FRIEND, STRANGER = "https://friend.example", "https://stranger.example"
+ALLOWED, FOREIGN = "https://allowed.example", "https://foreign.example"
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[RunningGateway]:
-    with gateway(http_allowed_origins=(FRIEND,)) as both:
+    with gateway(http_allowed_origins=(ALLOWED,)) as both:
         yield both
 
 
@@ -117,7 +117,7 @@ def test_pages_name_no_foreign_address(running: RunningGateway, page: str) -> No
 
 def test_form_from_a_page_of_another_address_is_refused(running: RunningGateway) -> None:
     own = f"http://127.0.0.1:{running.http.port}"
-    for origin, status in ((STRANGER, 403), ("null", 403), (own, 200), (FRIEND, 200)):
+    for origin, status in ((FOREIGN, 403), ("null", 403), (own, 200), (ALLOWED, 200)):
         files = {"file": ("a.wav", AUDIO)}
         response = running.client.post(TRANSCRIPTIONS, files=files, headers={"origin": origin})
         assert response.status_code == status, origin
@@ -126,17 +126,17 @@ def test_form_from_a_page_of_another_address_is_refused(running: RunningGateway)
 
 def test_only_allowed_origins_may_read_answers(running: RunningGateway) -> None:
     asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
-    friendly = running.client.options(TRANSCRIPTIONS, headers={"origin": FRIEND} | asked)
-    assert friendly.headers["access-control-allow-origin"] == FRIEND
-    assert "authorization" in friendly.headers["access-control-allow-headers"]
-    strange = running.client.options(TRANSCRIPTIONS, headers={"origin": STRANGER} | asked)
-    assert "access-control-allow-origin" not in strange.headers
-    assert running.client.get("/health", headers={"origin": FRIEND}).headers["access-control-allow-origin"] == FRIEND
+    allowed = running.client.options(TRANSCRIPTIONS, headers={"origin": ALLOWED} | asked)
+    assert allowed.headers["access-control-allow-origin"] == ALLOWED
+    assert "authorization" in allowed.headers["access-control-allow-headers"]
+    foreign = running.client.options(TRANSCRIPTIONS, headers={"origin": FOREIGN} | asked)
+    assert "access-control-allow-origin" not in foreign.headers
+    assert running.client.get("/health", headers={"origin": ALLOWED}).headers["access-control-allow-origin"] == ALLOWED
 
 
 def test_without_allowed_origins_there_is_no_cors() -> None:
     with gateway() as running:
-        response = running.client.get("/health", headers={"origin": STRANGER})
+        response = running.client.get("/health", headers={"origin": FOREIGN})
         assert not [name for name in response.headers if name.startswith("access-control")]
 
 
