@@ -24,7 +24,7 @@ from ml.benchmarks.meter import describe_machine
 from ml.benchmarks.recordings import Recordings, noise_bursts, speech
 from ml.benchmarks.report import draw, to_json, to_markdown, to_table
 from ml.benchmarks.roofline import Roofline, measure
-from ml.benchmarks.served import Programs, measure_beside, measure_stream, served
+from ml.benchmarks.served import Programs, measure_beside, measure_http, measure_stream, served
 from ml.benchmarks.strategies import shared
 from ml.benchmarks.weights import ROOT, SHAPES, find_folder, load_weights
 from ml.benchmarks.workloads import QUICK, Sizes, Workloads
@@ -35,8 +35,8 @@ from ml.errors import ClusterUnavailableError, SpeechError
 from ml.heap import tune_malloc
 
 IN_PROCESS = ("clips", "file", "clients", "beside", "lengths")
-SERVED = ("beside", "stream")  # measured through the server, where the weights are a folder that it can load
-WORKLOADS = (*IN_PROCESS, "stream")
+SERVED = ("beside", "stream", "http")  # measured through the server, where the weights are a folder that it can load
+WORKLOADS = (*IN_PROCESS, "stream", "http")
 CLUSTER = "cluster"  # needs requirements-ray.txt, and no weights: its replicas sleep
 MAX_DURATION_S = 24 * 3600.0
 RANDOM_NEW_TOKENS = 160  # dense Russian speech in 30 s
@@ -45,7 +45,12 @@ OUTPUTS = ("json", "markdown", "plot")  # options that change no figure
 
 OnAnswer = Callable[[], object]
 
-PROGRAMS = Programs([sys.executable, "start.py"], [sys.executable, "-m", "api.grpc.client"], ROOT)
+PROGRAMS = Programs(
+    [sys.executable, "start.py"],
+    [sys.executable, "-m", "api.grpc.client"],
+    [sys.executable, "-m", "api.http.overhead"],
+    ROOT,
+)
 
 
 def main(arguments: list[str] | None = None, sizes: Sizes | None = None) -> int:
@@ -124,6 +129,9 @@ def _measure_served(
             lines.append(measure_beside(server, clips, recordings.wav(sizes.long_s), sizes.long_s, on_answer))
         if "stream" in flags.workloads:
             lines += measure_stream(server, recordings.wav(sizes.file_s), sizes.repeats, on_answer)
+        if "http" in flags.workloads:
+            clip = recordings.wav(sizes.clip_s)
+            lines += measure_http(server, clip, sizes.clip_s, sizes.http, sizes.clips, on_answer)
     return lines
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -32,10 +33,11 @@ Process = subprocess.Popen[bytes]
 
 @dataclass(frozen=True)
 class Programs:
-    """The command lines of the server and of the client, without flags, and the folder to run them in."""
+    """The command lines of the server, the client and the program that compares gRPC and HTTP, and their folder."""
 
     server: Sequence[str]
     client: Sequence[str]
+    overhead: Sequence[str]
     folder: Path
 
 
@@ -46,6 +48,7 @@ class Server:
     programs: Programs
     port: int
     metrics_port: int
+    http_port: int
     answers: Path  # a folder for the client's JSON files
 
     @property
@@ -89,9 +92,10 @@ def served(programs: Programs, model: Path, device: torch.device, settings: dict
     Raises ModelError if it does not start.
     """
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(programs, _free_port(), _free_port(), Path(folder))
+        server = Server(programs, _free_port(), _free_port(), _free_port(), Path(folder))
         flags = ["--model", str(model), "--device", str(device), "--host", "127.0.0.1", "--port", str(server.port)]
         settings = {"LOGGING_LEVEL": "WARNING", **settings, "METRICS_PORT": str(server.metrics_port)}
+        settings["HTTP_PORT"] = str(server.http_port)
         environment = {**os.environ, **settings}
         process = subprocess.Popen([*programs.server, *flags], cwd=programs.folder, env=environment)
         try:
@@ -115,6 +119,32 @@ def measure_stream(server: Server, path: Path, repeats: int, on_answer: Callable
     name = f"{found['unary'][0]['audio_duration']:g} s at {SPEED} times real time"
     unary, stream = (_line(name, strategy, answers) for strategy, answers in found.items())
     return [unary, replace(stream, extra={"share_of_unary": stream.p50_s / unary.p50_s})]
+
+
+def measure_http(
+    server: Server, path: Path, audio_s: float, requests: int, at_once: int, on_answer: Callable[[], object]
+) -> list[Line]:
+    """Send the recording, `audio_s` long, by gRPC and by HTTP in turn: `requests` one at a time, then bursts.
+
+    Raises ModelError if a request fails.
+    """
+    addresses = ["--grpc", f"127.0.0.1:{server.port}", "--http", f"127.0.0.1:{server.http_port}"]
+    counts = ["--requests", str(requests), "--at-once", str(at_once)]
+    command = [*server.programs.overhead, str(path), *addresses, *counts]
+    done = subprocess.run(command, cwd=server.programs.folder, capture_output=True, check=False)
+    if done.returncode:
+        raise ModelError(FAILED.format(done.stderr.decode("utf-8", "replace").strip().splitlines()[-1]))
+    found: dict[str, dict[str, list[float]]] = json.loads(done.stdout)
+    on_answer()
+    lines = {}
+    for strategy, times in found.items():
+        latencies_s = times["latencies_s"]
+        run = Run(Answers(latencies_s, audio_s=audio_s * len(latencies_s)), Usage(sum(latencies_s)))
+        lines[strategy] = to_line(f"{audio_s:g} s by gRPC and HTTP", strategy, 1, 1, [run])
+    added_ms = 1000 * (lines["http"].p50_s - lines["grpc"].p50_s)
+    pairs = zip(found["grpc"]["bursts_s"], found["http"]["bursts_s"], strict=True)
+    extra = {"ms_over_grpc": added_ms, "throughput_of_grpc": median(grpc_s / http_s for grpc_s, http_s in pairs)}
+    return [lines["grpc"], replace(lines["http"], extra=extra)]
 
 
 def measure_beside(

@@ -44,13 +44,14 @@ class Sizes:
     clients: tuple[int, ...] = (1, 4, 16, 64)
     clips_per_series: int = 16  # at least, over all clients
     beside: int = 12  # clips sent, one by one, while a long file runs
+    http: int = 50  # clips sent one by one, by gRPC and by HTTP each
     head_start_s: float = 2.0  # of that file, in this process
     cluster_calls: int = 40
     cluster_chunks: int = 160  # chunks of the recording that replicas share
     repeats: int = 3  # of the short workloads
 
 
-QUICK = Sizes(10, 8, 60, 900, (60, 240), (1, 4), 4, beside=3, cluster_calls=5, cluster_chunks=32, repeats=1)
+QUICK = Sizes(10, 8, 60, 900, (60, 240), (1, 4), 4, beside=3, http=10, cluster_calls=5, cluster_chunks=32, repeats=1)
 
 
 @dataclass(frozen=True)
