@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import VoxtralForConditionalGeneration
 
+from ml.heap import release_free_memory
+
 LARGEST = 127  # of an int8, symmetric
 ZERO_POINT = 128  # of the activations, which oneDNN takes as uint8
 SMALLEST_SCALE = 1e-8  # so that a row of zeros has one
@@ -147,6 +149,8 @@ def _packed(projections: Sequence[nn.Linear], rows: int | None) -> Int8Linear:
         matrices = [vars(projection).pop("int8") for projection in projections]
         joined = Int8Matrix(torch.cat([m.values for m in matrices]), torch.cat([m.scales for m in matrices]))
         first["packed"] = Int8Linear(joined, rows)
+        del matrices, joined
+        release_free_memory()  # or the peak would hold the matrices twice
     packed: Int8Linear = first["packed"]
     return packed
 

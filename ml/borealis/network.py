@@ -1,5 +1,6 @@
 """Load a checkpoint's network straight into its number format, one tensor at a time."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ml.borealis.linear import Int8Matrix, reserve, set_int8
 from ml.errors import ModelFormatError
 
 FORMATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+PIECE_BYTES = 1024 * 1024
 LENGTH_BYTES = 8  # of the header's length, which a safetensors file begins with
 INT8_PREFIXES = ("model.audio_tower.layers.", "model.multi_modal_projector.", "model.language_model.layers.")
 
@@ -41,10 +43,19 @@ class TensorFile:
     def read(self, key: str) -> torch.Tensor:
         """The tensor called `key`, in the file's format."""
         entry = self._entries[key]
-        return torch.frombuffer(self.read_bytes(key), dtype=FORMATS[entry["dtype"]]).reshape(entry["shape"])
+        return torch.frombuffer(self._read_bytes(key), dtype=FORMATS[entry["dtype"]]).reshape(entry["shape"])
 
-    def read_bytes(self, key: str) -> bytearray:
-        """The memory of the tensor called `key`."""
+    def digest(self, key: str) -> bytes:
+        """A checksum of the tensor called `key`, computed without holding it."""
+        begin, end = self._entries[key]["data_offsets"]
+        checksum = hashlib.sha256()
+        with self._file.open("rb") as stream:
+            stream.seek(self._start + begin)
+            for start in range(begin, end, PIECE_BYTES):
+                checksum.update(stream.read(min(PIECE_BYTES, end - start)))
+        return checksum.digest()
+
+    def _read_bytes(self, key: str) -> bytearray:
         begin, end = self._entries[key]["data_offsets"]
         content = bytearray(end - begin)
         with self._file.open("rb") as stream:
@@ -102,7 +113,7 @@ def _check(network: nn.Module, shapes: dict[str, tuple[int, ...]]) -> None:
 def _fill(network: VoxtralForConditionalGeneration, places: dict[str, TensorFile], is_int8: bool) -> None:
     """Read every tensor. The head of Qwen2.5 is tied to the embeddings: one copy is kept where both are equal."""
     embedding = network.get_input_embeddings()
-    is_tied = places[LM_HEAD].read_bytes(LM_HEAD) == places[EMBEDDINGS].read_bytes(EMBEDDINGS)
+    is_tied = places[LM_HEAD].digest(LM_HEAD) == places[EMBEDDINGS].digest(EMBEDDINGS)
     for key, parameter in dict(network.state_dict(keep_vars=True)).items():
         if key == LM_HEAD and is_tied:
             continue
