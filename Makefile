@@ -1,11 +1,13 @@
 # make demo: see the service work; make demo FILE=recording.mp3: on a recording.   make test: the tests.   make check: everything a change must pass.
 # make web: the service with its page, on http://localhost:8080.   make test-browser: the page's tests, in Chromium.
+# make test WORKERS=8: on eight processes instead of two.
 # make test-ray: the tests with a Ray cluster, one after the other; installs requirements-ray.txt.
 # make test-speech: real speech with Whisper base, whose weights (133 MB) are fetched once.
 # make test-slow: the tests that take longer.   make soak: 10,000 mixed requests.   make benchmark: docs/performance.md.
 # make rehearsal: the start with random weights of full size (10 GB of memory and disk); installs requirements-rehearsal.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
 
 .PHONY: demo web test check lint test-slow test-speech test-browser test-ray soak benchmark rehearsal
 demo: .venv/installed
@@ -15,7 +17,7 @@ web: .venv/installed
 	$(BIN)/python -m tests.web
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: lint test
 

@@ -16,5 +16,5 @@ if not exist .venv\Scripts\python.exe (
 )
 .venv\Scripts\python.exe -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 if errorlevel 1 exit /b 1
-.venv\Scripts\python.exe -m pytest %*
+.venv\Scripts\python.exe -m pytest -n 2 --dist loadfile %*
 exit /b %errorlevel%
