@@ -66,6 +66,7 @@ def to_line(
     waited_s = mean(waited_s for run in runs for waited_s in run.answers.waited_s or [0.0])
     floors = [run.floor_s / run.usage.elapsed_s for run in runs if run.floor_s is not None]
     pairs = [(run.usage, other.usage) for run, other in zip(runs, reference, strict=False)]
+    cpu_ratios = [other.cpu_s / own.cpu_s for own, other in pairs if own.cpu_s]  # a short run may have no tick
     return Line(
         workload,
         strategy,
@@ -85,5 +86,5 @@ def to_line(
         stats=stats,
         floor_share=median(floors) if floors else None,
         ratio=median(other.elapsed_s / own.elapsed_s for own, other in pairs) if pairs else None,
-        cpu_ratio=median(other.cpu_s / own.cpu_s for own, other in pairs) if pairs else None,
+        cpu_ratio=median(cpu_ratios) if cpu_ratios else None,
     )
