@@ -22,7 +22,7 @@ test: .venv/installed
 check: lint test
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu and not ray and not speech and not browser"
 
 test-speech: .venv/installed
 	$(BIN)/python -m pytest -m "speech and not ray"
