@@ -114,8 +114,8 @@ def make_encoder(network: VoxtralForConditionalGeneration) -> CpuEncoder | None:
     activations = (audio.activation_function, network.config.projector_hidden_act)
     if network.device.type != "cpu" or network.dtype not in DTYPES or activations != ("gelu", "gelu"):
         return None
-    if network.dtype != torch.float32 or is_int8(network.model.multi_modal_projector.linear_1):
-        return CpuEncoder(network, TorchKernels())  # which calls oneDNN for these formats
+    if network.dtype != torch.float32 or is_int8(network.model.audio_tower.layers[0].fc1):
+        return CpuEncoder(network, TorchKernels())  # which leave these formats to oneDNN
     kernels = AutotunedKernels(
         audio.max_source_positions, audio.hidden_size, audio.intermediate_size, audio.num_attention_heads
     )
