@@ -20,8 +20,8 @@ from ml.errors import ModelFormatError
 FORMATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PIECE_BYTES = 1024 * 1024
 LENGTH_BYTES = 8  # of the header's length, which a safetensors file begins with
-# What int8 quantises. The encoder's attention and the adapter stay float32: with them in int8 the bundled model has 7 more
-# wrong words of 350.
+# What int8 quantises. The encoder's attention and the adapter stay float32: with them in int8 the bundled model gets
+# 7 more words of 350 wrong.
 INT8_WEIGHTS = re.compile(
     r"model\.audio_tower\.layers\.\d+\.fc\d\.weight"
     r"|model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight"
