@@ -118,7 +118,7 @@ def decode_command(
     left_out = [word for number in without for word in ("-map", f"-0:{number}")]
     # Packets of 0.1 s: a codec's own of 20 ms take five times as long to read.
     samples = ["-af", f"aresample={SAMPLE_RATE},asetnsamples=n={SAMPLE_RATE // 10}:p=0", "-c:a", "pcm_s16le"]
-    extent = ["-vn", "-sn", "-dn", "-map_metadata", "-1", "-map_chapters", "-1", "-t", f"{max_duration_s + 1:.3f}"]
+    extent = ["-vn", "-sn", "-dn", "-map_metadata:g", "-1", "-map_chapters", "-1", "-t", f"{max_duration_s + 1:.3f}"]
     output = ["-muxing_queue_data_threshold", str(_MAX_WAITING_BYTES), "-flush_packets", "1", "-f", "matroska", "-"]
     return [str(ffmpeg), *guard, *source, *tracks, *left_out, *extent, *samples, *output]
 

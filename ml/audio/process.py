@@ -32,14 +32,14 @@ class Ending:
     """How the process ended.
 
     exit_code: as `subprocess` gives it, negative for a signal; cancelled, timed_out: the reason why it was killed;
-    complained: it logged lost or damaged data; no_track: it found no audio track;
+    complaints: how many times it logged lost or damaged data; no_track: it found no audio track;
     bad_streams: the numbers of the audio streams for which there is no decoder; out_of_memory: its limit was reached
     """
 
     exit_code: int
     cancelled: bool
     timed_out: bool
-    complained: bool
+    complaints: int
     no_track: bool
     bad_streams: frozenset[int] = frozenset()
     out_of_memory: bool = False
@@ -68,7 +68,8 @@ class DecoderChild:
         self._has_input = source is not None  # the process has input to work on
         self._waited_s = 0.0
         self._over = threading.Event()
-        self._was_cancelled = self._was_late = self._complained = self._no_track = False
+        self._was_cancelled = self._was_late = self._no_track = False
+        self._complaints = 0
         self._bad_streams: set[int] = set()
         self._out_of_memory = False
         self._last_lines: deque[bytes] = deque(maxlen=_KEPT_LINES)
@@ -133,7 +134,7 @@ class DecoderChild:
             exit_code,
             self._was_cancelled,
             self._was_late,
-            self._complained,
+            self._complaints,
             self._no_track,
             frozenset(self._bad_streams),
             self._out_of_memory,
@@ -174,7 +175,7 @@ class DecoderChild:
         while line := self._process.stderr.readline(_LINE_BYTES):
             self._last_lines.append(line.strip()[:300])
             if _ERROR.match(line) and not _ABOUT_A_PICTURE.match(line):
-                self._complained = True
+                self._complaints += 1
                 self._no_track = self._no_track or any(mark in line for mark in _NO_TRACK_MARKS)
                 self._out_of_memory = self._out_of_memory or any(mark in line for mark in _OUT_OF_MEMORY_MARKS)
             if found := _BAD_STREAM.match(line):

@@ -14,6 +14,7 @@ class TagScanner(Scanner):
 
     _HELD_BACK = 160  # a tag of 128 bytes at the end (ID3v1), or the beginning of any other
     _APE_BYTES = 32
+    _SIGNATURE_BYTES = 10
     _MARKS = (b"ID3", b"APETAGEX", b"fLaC", b"#!AMR")
 
     def __init__(self) -> None:
@@ -62,7 +63,7 @@ class TagScanner(Scanner):
     def _tag_bytes(self, at: int) -> int | None:
         """Return the length of the tag at `at`: 0 for the signature of a recording, -1 for neither, None for later."""
         head = bytes(self._window[at : at + self._APE_BYTES])
-        if len(head) < self._APE_BYTES:
+        if len(head) < (self._APE_BYTES if head.startswith(b"APE") else self._SIGNATURE_BYTES):
             return None
         if head.startswith(b"APE"):
             is_header = head[23] & 0x20

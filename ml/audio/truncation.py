@@ -8,6 +8,7 @@ from ml.audio.containers import FLAC
 from ml.audio.parts import Part
 
 _HEAD_BYTES = 64 * 1024
+_PADDING_BYTES = 64
 _TAIL_BYTES = 16 * mpeg.LONGEST_FRAME_BYTES
 _PAGES = "ogg"  # how much follows an incomplete page is not known
 
@@ -21,11 +22,13 @@ class Statement:
     is_cut: it breaks off before its end
     missing_share: bytes missing for each byte that is there, 0 where it is not known
     duration_s: its whole duration, 0 where it is not stated
+    is_padded: it ends in zeros, of which a decoder may make a last packet that is none
     """
 
     is_cut: bool = False
     missing_share: float = 0.0
     duration_s: float = 0.0
+    is_padded: bool = False
 
 
 def statement(read_at: ReadAt, part: Part) -> Statement:
@@ -44,12 +47,14 @@ def _of_frames(read_at: ReadAt, part: Part) -> Statement:
     first = mpeg.first_frame(head)
     if first is None:
         return Statement()
+    tail_start = max(part.start + first, part.end - _TAIL_BYTES)
+    tail = read_at(tail_start, part.end - tail_start)
+    is_padded = tail.endswith(bytes(_PADDING_BYTES))
     if stated_bytes := mpeg.stated_bytes(head[first : first + mpeg.LONGEST_FRAME_BYTES]):
         there_bytes = part.end - part.start - first
         missing_bytes = max(0, stated_bytes - there_bytes)
-        return Statement(missing_bytes > 0, missing_bytes / there_bytes)
-    tail_start = max(part.start + first, part.end - _TAIL_BYTES)
-    return Statement(mpeg.last_frame_is_cut(read_at(tail_start, part.end - tail_start)))
+        return Statement(missing_bytes > 0, missing_bytes / there_bytes, is_padded=is_padded)
+    return Statement(mpeg.last_frame_is_cut(tail), is_padded=is_padded)
 
 
 def _flac_duration_s(head: bytes) -> float:

@@ -57,7 +57,8 @@ class Verdict:
             lost_s = stated.duration_s - outcome.duration_s
             is_damaged = lost_s > _NEGLIGIBLE_S
         else:
-            has_failed = outcome.ending is not None and (outcome.ending.complained or outcome.ending.exit_code != 0)
+            ending, expected = outcome.ending, 1 if stated.is_padded else 0
+            has_failed = ending is not None and (ending.complaints > expected or ending.exit_code != 0)
             lost_s = outcome.duration_s * stated.missing_share or (outcome.gap_s if has_failed else 0.0)
             is_damaged = has_failed or stated.is_cut
         if is_damaged:

@@ -133,7 +133,7 @@ class WavScanner(ElementScanner):
     def _close(self) -> None:
         """Close the part at the last whole block of its samples."""
         samples_bytes = self._format.whole(min(self.end, self._samples_end) - self._samples_at)
-        missing_bytes = self._samples_end - self.end if self._samples_end < OPEN_BYTES else 0
+        missing_bytes = max(0, self._samples_end - self.end) if self._samples_end < OPEN_BYTES else 0
         # Some programs state the length of the whole file as that of the samples, or round it up.
         is_miscounted = missing_bytes in range(_NEGLIGIBLE_BYTES) or missing_bytes == self._samples_at - self.start
         end = self._samples_at + samples_bytes

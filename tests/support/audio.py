@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import threading
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -155,6 +155,49 @@ def made_by_ffmpeg(*arguments: str) -> bytes:
     """Return what ffmpeg writes to its standard output when given these arguments."""
     command = [str(FFMPEG), "-nostdin", "-loglevel", "error", *arguments, "-"]
     return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True).stdout
+
+
+def converted(inputs: Sequence[bytes], *options: str) -> bytes:
+    """Return what ffmpeg makes of these recordings with these options, in a file that it may go back in."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = []
+        for number, audio_bytes in enumerate(inputs):
+            path = Path(folder) / f"{number}.in"
+            path.write_bytes(audio_bytes)
+            words += ["-i", str(path)]
+        written = Path(folder) / "out"
+        command = [str(FFMPEG), "-nostdin", "-loglevel", "error", *words, *options, str(written)]
+        subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
+        return written.read_bytes()
+
+
+def decode_file(
+    decoder: AudioDecoder, audio_bytes: bytes, pcm_sample_rate: int | None = None, separate_channels: bool = False
+) -> tuple[list[Waveform], tuple[str, ...]]:
+    """Return the blocks and warnings of a recording that is decoded from a file."""
+    with tempfile.TemporaryFile() as file:
+        file.write(audio_bytes)
+        with decoder.open(file, pcm_sample_rate, None, separate_channels) as decoding:
+            return list(decoding), decoding.warnings
+
+
+def decode_both_ways(
+    decoder: AudioDecoder, audio_bytes: bytes, pcm_sample_rate: int | None = None, separate_channels: bool = False
+) -> tuple[Waveform, tuple[str, ...]]:
+    """Return the waveform and the warnings of a recording, having checked that a file and an upload give the same."""
+    blocks, warnings = decode_file(decoder, audio_bytes, pcm_sample_rate, separate_channels)
+    uploaded, upload_warnings = decode_upload(decoder, audio_bytes, pcm_sample_rate, separate_channels)
+    assert [block.shape for block in blocks] == [block.shape for block in uploaded]
+    assert all(np.array_equal(one, other) for one, other in zip(blocks, uploaded, strict=True))
+    assert warnings == upload_warnings
+    return np.concatenate(blocks, axis=-1), warnings
+
+
+def similarity(waveform: Waveform, sound: Waveform) -> float:
+    """Return the correlation of waveform (N,) with sound (n,), shifted to where they are most alike."""
+    size = len(waveform) + len(sound)
+    product = np.fft.irfft(np.fft.rfft(waveform, size) * np.conj(np.fft.rfft(sound, size)), size)
+    return float(product.max() / np.sqrt(np.sum(np.square(waveform)) * np.sum(np.square(sound))))
 
 
 def decode_upload(

@@ -3,7 +3,6 @@
 import struct
 import tempfile
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,11 +35,7 @@ def is_cut(audio_bytes: bytes) -> bool:
 @cache
 def made(*options: str) -> bytes:
     """Return a recording as ffmpeg writes it with these options, into a file in which it can move."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "a.wav").write_bytes(media.wav(media.voice(DURATION_S)))
-        written = Path(folder) / "written"
-        media.made_by_ffmpeg("-i", f"{folder}/a.wav", *options, "-y", str(written), "-f", "null")
-        return written.read_bytes()
+    return media.converted([media.wav(media.voice(DURATION_S))], *options)
 
 
 @cache
