@@ -139,6 +139,19 @@ def test_stream_and_clips_beside_a_file_go_through_a_real_server(tmp_path: Path)
     assert stream["extra"]["share_of_unary"] == stream["p50_s"] / unary["p50_s"]
 
 
+@pytest.mark.slow
+def test_http_is_compared_with_grpc_through_a_real_server(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    sizes = Sizes(clip_s=1.0, clips=2, http=2)
+    flags = ["--device", "cpu", "--slots", "4", "--json", str(file), "--workloads", "http"]
+    assert benchmark.main(flags, sizes) == 0
+    by_grpc, by_http = json.loads(file.read_text(encoding="utf-8"))["lines"]
+    assert (by_grpc["strategy"], by_http["strategy"]) == ("grpc", "http")
+    assert by_grpc["requests"] == by_http["requests"] == 2
+    assert by_http["extra"]["ms_over_grpc"] == 1000 * (by_http["p50_s"] - by_grpc["p50_s"])
+    assert by_http["extra"]["throughput_of_grpc"] > 0
+
+
 def test_several_runs_become_medians_and_are_compared_round_by_round() -> None:
     def run(elapsed_s: float, latencies_s: list[float], **stats: float) -> Run:
         usage = Usage(elapsed_s, cpu_s=2 * elapsed_s, others=0.0, peak_bytes=1)
