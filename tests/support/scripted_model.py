@@ -13,14 +13,22 @@ from tests.support.fake_models import POISON, FakeModel, text
 STICKY, HANG, DIE = 700, 701, 702  # numbers of recordings that break the engine, not only themselves
 HANGING = "the model hangs"
 _FULL_SCALE = 32_768
+_MARK_SAMPLES = 64  # of a digit
+_DIGIT_STEP = 100
 
 __all__ = ["DIE", "HANG", "HANGING", "POISON", "STICKY", "ScriptedModel", "spoken", "text"]
 
 
 def spoken(number: int, length: int = 3, duration_s: float = 0.5) -> bytes:
-    """Return a recording for which the model says `length` tokens of `number`: they are its first two samples."""
+    """Return a recording for which the model says `length` tokens of `number`.
+
+    Its first samples carry the digits of both as amplitudes of the highest frequency, which the decoder's high-pass
+    changes by less than half a step.
+    """
     samples = np.frombuffer(media.pcm(media.voice(duration_s)), "<i2").copy()
-    samples[:2] = number, length
+    for place, digit in enumerate(f"{number:03d}{length:03d}"):
+        mark = np.resize([int(digit) * _DIGIT_STEP, -int(digit) * _DIGIT_STEP], _MARK_SAMPLES)
+        samples[place * _MARK_SAMPLES : (place + 1) * _MARK_SAMPLES] = mark
     return media.wav(np.asarray(samples / 32_767, np.float32))
 
 
@@ -42,7 +50,9 @@ class ScriptedModel(FakeModel):
         super().enter(stage, numbers)
 
     def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
-        return super().audio_embeddings((waveforms[:, :2] * _FULL_SCALE).round())
+        marks = waveforms[:, : 6 * _MARK_SAMPLES].reshape(len(waveforms), 2, 3, -1, 2) * _FULL_SCALE
+        digits = ((marks[..., 0] - marks[..., 1]).mean(dim=-1) / (2 * _DIGIT_STEP)).round()  # (B, 2, 3)
+        return super().audio_embeddings(digits @ torch.tensor([100.0, 10.0, 1.0]))
 
     def hold(self) -> threading.Event:
         """Hold the encoder back until the returned event is set."""
