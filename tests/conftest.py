@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,27 @@ from resources.config import PROJECT_ROOT, Settings
 from services.transcription.base_service import TranscriptionServiceBase
 from services.transcription.implementations import BorealisTranscriptionService
 from services.transcription.implementations.ray_service import BorealisRayTranscriptionService
+from services.transcription.implementations.whisper_service import WhisperTranscriptionService
 from services.transcription.interface import ITranscriptionService
+from tests.support.speech import SAMPLES, Speech, speech_for
 from tests.support.waiting import wait_until_equal
 
 # A shell starts background jobs with Ctrl+C ignored, and every process started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-TINY_MODEL = PROJECT_ROOT / "ml" / "checkpoints" / "borealis-tiny-ru"
-SAMPLES = PROJECT_ROOT / "resources" / "samples"
 # Ray leaves sockets and child processes to the garbage collector.
 ON_RAY = [
     pytest.mark.ray,
     pytest.mark.timeout(1800),
     *map(pytest.mark.filterwarnings, ("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")),
 ]
-IMPLEMENTATIONS = ["borealis", pytest.param("borealis-ray", marks=ON_RAY)]
+BOREALIS = ["borealis", pytest.param("borealis-ray", marks=ON_RAY)]
+SERVICES: dict[str, type[ITranscriptionService]] = {
+    "borealis": BorealisTranscriptionService,
+    "borealis-ray": BorealisRayTranscriptionService,
+    "whisper": WhisperTranscriptionService,
+}
+IMPLEMENTATIONS = [*BOREALIS, pytest.param("whisper", marks=pytest.mark.speech)]
 RAY_NODE = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
 
 Stub = transcription_pb2_grpc.TranscriptionServiceStub
@@ -116,28 +123,43 @@ def _await_sole_model() -> None:
     wait_until_equal(lambda: len({status.version for status in application.statuses()}), 1, limit_s=300)
 
 
+@dataclass(frozen=True)
+class Bundled:
+    """A server with real weights, and recordings that its model recognises."""
+
+    stub: Stub
+    speech: Speech
+
+
 @contextmanager
-def serving_bundled(implementation: str, request: pytest.FixtureRequest, **values: Any) -> Iterator[Stub]:
-    """A stub of a server with the bundled model behind `implementation`."""
-    service: ITranscriptionService = BorealisTranscriptionService()
+def serving_bundled(implementation: str, request: pytest.FixtureRequest, **values: Any) -> Iterator[Bundled]:
+    """A server with the real weights of `implementation`."""
+    speech = speech_for(implementation)
+    service: ITranscriptionService = SERVICES[implementation]()
     if implementation == "borealis-ray":
-        service = BorealisRayTranscriptionService()
         values["ray_address"] = request.getfixturevalue("cluster").address
-    values = {"model_name": str(TINY_MODEL), "model_batch_size": 4, **values}
+    values = {"model_name": str(speech.model), "model_batch_size": 4, **values}
     server = TranscriptionServer(service, settings_for_tests(**values))
     server.start()
     if implementation == "borealis-ray":
         _await_sole_model()
     with grpc.insecure_channel(f"127.0.0.1:{server.port}", options=[("grpc.max_send_message_length", -1)]) as channel:
-        yield transcription_pb2_grpc.TranscriptionServiceStub(channel)
+        yield Bundled(transcription_pb2_grpc.TranscriptionServiceStub(channel), speech)
     server.stop()
 
 
 @pytest.fixture(scope="session", params=IMPLEMENTATIONS)
-def bundled(request: pytest.FixtureRequest) -> Iterator[Stub]:
-    """A stub of one server with the bundled model, shared by all tests that need real recognition."""
-    with serving_bundled(request.param, request) as stub:
-        yield stub
+def bundled(request: pytest.FixtureRequest) -> Iterator[Bundled]:
+    """One server with real weights, shared by all tests that need real recognition."""
+    with serving_bundled(request.param, request) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=IMPLEMENTATIONS)
+def short_chunks(request: pytest.FixtureRequest) -> Iterator[Bundled]:
+    """A server with real weights that cuts recordings into chunks of 5 s."""
+    with serving_bundled(request.param, request, model_chunk_duration=5) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

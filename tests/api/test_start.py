@@ -9,9 +9,9 @@ import grpc
 import pytest
 
 from resources.config import PROJECT_ROOT
-from tests.conftest import TINY_MODEL
 from tests.support.ports import free_port
 from tests.support.processes import Health, run, started, wait_for
+from tests.support.speech import TINY_MODEL
 from tests.support.waiting import HANG_LIMIT_S
 
 LOCAL = {"SERVER_HOST": "127.0.0.1", "MODEL_DEVICE": "cpu", "MODEL_NAME": str(TINY_MODEL)}

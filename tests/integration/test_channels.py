@@ -9,7 +9,7 @@ import pytest
 
 from generated.v1 import transcription_pb2
 from ml.interfaces import Waveform
-from tests.conftest import FakeService, Serve, Stub, sample
+from tests.conftest import Bundled, FakeService, Serve
 from tests.support.audio import decoded_by_pydub, pcm, voice, wav_header
 from tests.support.messages import transcribe_every_way, transcribe_file
 
@@ -67,15 +67,15 @@ def test_more_than_eight_channels_are_a_content_error(serve: Serve) -> None:
             assert response.success is (code is None) and trailers.get("x-error-code") == code
 
 
-def test_stereo_call_at_8_khz_gives_the_words_of_each_speaker_in_turn(bundled: Stub) -> None:
-    demo = decoded_by_pydub(sample("demo.wav").read_bytes(), "wav")[::2]
+def test_stereo_call_at_8_khz_gives_the_words_of_each_speaker_in_turn(bundled: Bundled) -> None:
+    demo = decoded_by_pydub(bundled.speech.clip, "wav")[::2]
     silent, pause = np.zeros(len(demo), np.float32), np.zeros(40 * RATE // 2, np.float32)  # cut in the pause
     left, right = np.concatenate([demo, pause, silent]), np.concatenate([silent, pause, demo])
     stereo = multichannel_wav([left, right], RATE // 2)
-    response, _ = transcribe_file(bundled, stereo, filename="call.wav", options=SEPARATE)
+    response, _ = transcribe_file(bundled.stub, stereo, filename="call.wav", options=SEPARATE)
     spoken = [segment for segment in response.segments if segment.text]
     assert [segment.channel for segment in spoken] == sorted(segment.channel for segment in spoken)  # first 1, then 2
-    expected = sample("demo.wav").with_suffix(".txt").read_text(encoding="utf-8")
+    comparable = bundled.speech.comparable
     for channel in (1, 2):
         text = " ".join(segment.text for segment in spoken if segment.channel == channel)
-        assert jiwer.wer(expected, text) <= 0.1, text
+        assert jiwer.wer(comparable(bundled.speech.clip_text), comparable(text)) <= 0.1, text

@@ -9,7 +9,7 @@ import pytest
 
 from generated.v1 import transcription_pb2
 from ml.audio.vad import has_speech
-from tests.conftest import FakeService, Serve
+from tests.conftest import Bundled, FakeService, Serve
 from tests.support.audio import voice, voice_wav
 from tests.support.messages import stream_messages, transcribe_file
 from tests.support.waiting import HANG_LIMIT_S
@@ -91,21 +91,21 @@ def test_updates_carry_segments_in_order_then_the_response(serve: Serve) -> None
     assert response.transcript == stub.TranscribeAudioStream(stream_messages(data, 50_000, filename="a.wav")).transcript
 
 
-def test_update_arrives_before_the_upload_has_ended(serve: Serve) -> None:
+def test_update_arrives_before_the_upload_has_ended(short_chunks: Bundled) -> None:
     arrived = threading.Event()
 
     def upload() -> Iterator[transcription_pb2.AudioChunk]:
-        data = voice_wav(30)
-        yield transcription_pb2.AudioChunk(chunk_data=data[: len(data) // 2], filename="a.wav")
+        path = short_chunks.speech.word_times
+        data = path.read_bytes()
+        yield transcription_pb2.AudioChunk(chunk_data=data[: len(data) // 2], filename=path.name)
         assert arrived.wait(HANG_LIMIT_S)
         yield transcription_pb2.AudioChunk(chunk_data=data[len(data) // 2 :])
 
-    for update in serve(FakeService(), model_chunk_duration=3).TranscribeAudioIncremental(
-        upload(), timeout=HANG_LIMIT_S
-    ):
+    for update in short_chunks.stub.TranscribeAudioIncremental(upload(), timeout=HANG_LIMIT_S):
         if update.HasField("segment"):
             arrived.set()
     assert update.response.success
+    assert_covers(update.response)
 
 
 def test_incremental_call_reports_a_content_error_in_its_last_message(serve: Serve) -> None:

@@ -44,10 +44,20 @@ def spoken_words() -> list[tuple[str, float, float]]:
     return [(word["name"], word["start_s"], word["end_s"]) for word in words]
 
 
+def texts() -> list[str]:
+    """The sentences of FREE_TEXT."""
+    return said().replace("? ", "?|").replace(". ", ".|").split("|")
+
+
+def first_sentences(count: int) -> Waveform:
+    """The waveform of the first sentences of FREE_TEXT."""
+    words = sum(len(text.split()) for text in texts()[:count])
+    return free_text()[: int((spoken_words()[words - 1][2] + 0.1) * 16_000)]
+
+
 def sentence(number: int) -> Waveform:
     """The waveform of the sentence `number` of FREE_TEXT, from 0, with what silence is around it."""
-    texts = said().replace("? ", "?|").replace(". ", ".|").split("|")
-    first = sum(len(text.split()) for text in texts[:number])
-    last = first + len(texts[number].split()) - 1
+    first = sum(len(text.split()) for text in texts()[:number])
+    last = first + len(texts()[number].split()) - 1
     words = spoken_words()
     return free_text()[int((words[first][1] - 0.1) * 16_000) : int((words[last][2] + 0.1) * 16_000)]
