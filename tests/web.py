@@ -11,8 +11,8 @@ from api.grpc.client.console import print_status, protect_console
 from api.grpc.transcription_server import main as serve
 from ml.whisper import weights
 from resources.config import Settings
-from tests.conftest import TINY_MODEL
 from tests.support.ports import free_port
+from tests.support.speech import TINY_MODEL
 
 PORT = 8080
 

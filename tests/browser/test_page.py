@@ -12,11 +12,12 @@ from selenium.webdriver.common.keys import Keys
 
 from services.transcription.implementations import BorealisTranscriptionService
 from tests.browser.page import Page, browser
-from tests.conftest import TINY_MODEL, sample
+from tests.conftest import sample
 from tests.support.audio import voice, wav
 from tests.support.client_server import FakeService
 from tests.support.http_gateway import RunningGateway, gateway
 from tests.support.ports import free_port
+from tests.support.speech import TINY_MODEL
 from tests.support.waiting import HANG_LIMIT_S
 
 pytestmark = [

@@ -7,8 +7,9 @@ import openai
 import pytest
 
 from services.transcription.implementations import BorealisTranscriptionService
-from tests.conftest import TINY_MODEL, sample
+from tests.conftest import sample
 from tests.support.http_gateway import RunningGateway, gateway
+from tests.support.speech import TINY_MODEL
 from tests.support.waiting import HANG_LIMIT_S
 
 MODEL = "whisper-1"  # any name is taken

@@ -16,13 +16,14 @@ import trustme
 
 from api.grpc.server import TranscriptionServer
 from resources.config import PROJECT_ROOT
-from tests.conftest import TINY_MODEL, sample, settings_for_tests
+from tests.conftest import sample, settings_for_tests
 from tests.support.audio import voice, wav
 from tests.support.certificates import Certificates
 from tests.support.client_server import FakeService
 from tests.support.http_gateway import TRANSCRIPTIONS, gateway
 from tests.support.ports import free_port
 from tests.support.processes import run, started
+from tests.support.speech import TINY_MODEL
 from tests.support.waiting import HANG_LIMIT_S, wait_until_equal
 
 LOCAL = {"SERVER_HOST": "127.0.0.1", "SERVER_PORT": "0", "MODEL_DEVICE": "cpu", "MODEL_NAME": str(TINY_MODEL)}
