@@ -54,7 +54,7 @@ def begin_together(server: ServerHarness, model: ScriptedModel, *numbers: int, l
     return calls
 
 
-def assert_says(call: Any, number: int, length: int = 3) -> None:
+def assert_text(call: Any, number: int, length: int = 3) -> None:
     response = call.result(timeout=HANG_LIMIT_S)
     assert response.success and response.transcript == text(number, length)
 
@@ -75,7 +75,7 @@ def test_a_call_cancelled_in_the_queue_is_never_recognised_and_its_mates_are(
     model.gate.set()
     for call, number in zip(calls, (1, 2, 3, 4), strict=True):
         if number != 3:
-            assert_says(call, number)
+            assert_text(call, number)
     assert not any(3 in numbers for _, numbers in model.log)
 
 
@@ -92,7 +92,7 @@ def test_a_call_cancelled_in_a_batch_leaves_it_and_its_mates_are_right(
         if number == 3:
             assert call.cancelled()
         else:
-            assert_says(call, number, length)
+            assert_text(call, number, length)
     assert any({2, 3, 4} <= set(numbers) for numbers in model.calls("step")[steps:])  # it was decoded with its mates
     assert model.engine.stats.chunks == recognised + 3  # and never finished
 
@@ -106,8 +106,8 @@ def test_a_deadline_evicts_what_waits_for_the_engine(server: ServerHarness, mode
     assert late.code() is Code.DEADLINE_EXCEEDED
     wait_until_equal(lambda: server.calls_ended("CANCELLED"), before + 1)
     model.gate.set()
-    assert_says(calls[0], 1)
-    assert_says(calls[1], 2)
+    assert_text(calls[0], 1)
+    assert_text(calls[1], 2)
     assert not any(3 in numbers for _, numbers in model.log)
 
 
@@ -121,7 +121,7 @@ def test_one_poisoned_recording_in_a_batch_fails_and_its_mates_are_right(
     model.gate.set()
     for call, number, length in zip(calls, (1, 2, POISON, 4), (3, 9, 9, 9), strict=True):
         if number != POISON:
-            assert_says(call, number, length)
+            assert_text(call, number, length)
     assert any(POISON in numbers and len(numbers) > 1 for numbers in model.calls(stage)) or stage == "decode"
     response = calls[2].result(timeout=HANG_LIMIT_S)
     assert not response.success and response.transcript == ""
@@ -136,7 +136,7 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_all_succeed(
     model.largest_batch = 1
     model.gate.set()
     for number, call in enumerate(calls, start=1):
-        assert_says(call, number)
+        assert_text(call, number)
     assert any(len(numbers) > 1 for numbers in model.calls("encode"))  # there was a batch
 
 

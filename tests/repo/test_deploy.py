@@ -1,4 +1,4 @@
-"""What lies under deploy/: every file is well formed and says of the service only what is so."""
+"""The files under deploy/ are well formed and agree with the service."""
 
 import configparser
 import json

@@ -1,4 +1,4 @@
-"""What lies under deploy/kubernetes and deploy/ray: right by its schemas, and by what it says of the service."""
+"""The files under deploy/kubernetes and deploy/ray fit their schemas and agree with the service."""
 
 import json
 import re
@@ -158,7 +158,7 @@ def test_variables_are_settings_of_allowed_values_and_the_grace_fits(path: Path)
 
 @pytest.mark.parametrize("path", [KUBERNETES, FRONTS], ids=lambda path: path.name)
 def test_readiness_is_asked_of_grpc_health_and_liveness_is_not(path: Path) -> None:
-    """A server that drains or waits for replicas says NOT_SERVING and is not to be killed for it."""
+    """A server that drains or waits for replicas reports NOT_SERVING and must not be killed for it."""
     (pod,) = pod_templates(path)
     container = pod["spec"]["containers"][0]
     assert container["readinessProbe"]["grpc"]["port"] == Settings.model_fields["server_port"].default
@@ -198,7 +198,7 @@ def test_fronts_and_replicas_agree_on_how_many_chunks_a_replica_has() -> None:
 
 
 def test_serve_file_is_right_by_rays_own_schema() -> None:
-    """Values by validation; names by hand, for this schema passes over those it does not know."""
+    """Values by validation; names by hand, because the schema ignores unknown ones."""
     schema = pytest.importorskip("ray.serve.schema", reason="needs requirements-ray.txt")
     (serve,) = documents(SERVE)
     (application,) = serve["applications"]

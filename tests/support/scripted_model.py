@@ -1,4 +1,4 @@
-"""A model for the real engine that follows a script in the recording: what to say, or how to break down."""
+"""A model for the real engine that follows a script in the recording: a text, or a way to break down."""
 
 import sys
 import threading
@@ -20,7 +20,7 @@ __all__ = ["DIE", "HANG", "HANGING", "POISON", "STICKY", "ScriptedModel", "spoke
 
 
 def spoken(number: int, length: int = 3, duration_s: float = 0.5) -> bytes:
-    """Return a recording for which the model says `length` tokens of `number`.
+    """Return a recording for which the model decodes `length` tokens of `number`.
 
     Its first samples carry the digits of both as amplitudes of the highest frequency, which the decoder's high-pass
     changes by less than half a step.
