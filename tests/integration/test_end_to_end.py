@@ -133,29 +133,36 @@ def test_file_gives_the_same_bytes_alone_and_among_others(bundled: Bundled, tmp_
         assert all(other.result().success for other in others_results)
 
 
-def test_texts_of_many_chunks_read_as_one(short_chunks: Bundled) -> None:
-    response = transcribe(short_chunks.stub, short_chunks.speech.word_times)
-    texts = [segment.text for segment in response.segments if segment.text]
-    assert len(response.segments) > 5 and response.transcript == " ".join(texts)
-    assert "  " not in response.transcript and response.transcript == response.transcript.strip()
+@pytest.fixture(scope="module")
+def many_chunks(short_chunks: Bundled) -> transcription_pb2.TranscriptionResponse:
+    """The unary response for the recording of known word times, in chunks of 5 s."""
+    return transcribe(short_chunks.stub, short_chunks.speech.word_times)
 
 
-def test_words_at_the_cuts_are_neither_lost_nor_doubled(short_chunks: Bundled) -> None:
+def test_texts_of_many_chunks_read_as_one(many_chunks: transcription_pb2.TranscriptionResponse) -> None:
+    texts = [segment.text for segment in many_chunks.segments if segment.text]
+    assert len(many_chunks.segments) > 5 and many_chunks.transcript == " ".join(texts)
+    assert "  " not in many_chunks.transcript and many_chunks.transcript == many_chunks.transcript.strip()
+
+
+def test_words_at_the_cuts_are_neither_lost_nor_doubled(
+    short_chunks: Bundled, many_chunks: transcription_pb2.TranscriptionResponse
+) -> None:
     """In chunks of 5 s. The words lost and added in all bound those at the cuts; tighten the limit with the model."""
     speech = short_chunks.speech
-    transcript = transcribe(short_chunks.stub, speech.word_times).transcript
-    counts = jiwer.process_words(" ".join(speech.words), speech.comparable(transcript))
+    counts = jiwer.process_words(" ".join(speech.words), speech.comparable(many_chunks.transcript))
     assert counts.deletions + counts.insertions <= MOST_LOST_OR_ADDED * len(speech.words), counts
 
 
-def test_streamed_call_gives_the_segments_of_the_unary_one(short_chunks: Bundled) -> None:
+def test_streamed_call_gives_the_segments_of_the_unary_one(
+    short_chunks: Bundled, many_chunks: transcription_pb2.TranscriptionResponse
+) -> None:
     stub, path = short_chunks.stub, short_chunks.speech.word_times
-    unary = transcribe(stub, path)
     streamed = stub.TranscribeAudioStream(pieces(path, 100_000))
-    assert streamed.segments == unary.segments and streamed.transcript == unary.transcript
+    assert streamed.segments == many_chunks.segments and streamed.transcript == many_chunks.transcript
     *updates, last = stub.TranscribeAudioIncremental(pieces(path, 100_000))
-    assert [update.segment for update in updates if update.HasField("segment")] == list(unary.segments)
-    assert last.response.transcript == unary.transcript
+    assert [update.segment for update in updates if update.HasField("segment")] == list(many_chunks.segments)
+    assert last.response.transcript == many_chunks.transcript
 
 
 def test_noise_and_silence_give_no_words(bundled: Bundled) -> None:
