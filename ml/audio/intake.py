@@ -79,8 +79,8 @@ class Intake:
 
     @property
     def is_over(self) -> bool:
-        """Whether the first recording has ended."""
-        return self._scanner is not None and bool(self._scanner.parts)
+        """Whether the first recording has ended, or cannot be read as it comes."""
+        return self._scanner is not None and (bool(self._scanner.parts) or self._scanner.needs_file)
 
     def push(self, data: bytes) -> bytes:
         """Take the next bytes and return those that are now known to belong to the first recording."""
@@ -91,7 +91,7 @@ class Intake:
             self._scanner = scanner_for(bytes(self._held), self.is_pcm)
             data = bytes(self._held)
         self._scanner.feed(data)
-        return self._pass(self._scanner)
+        return b"" if self._scanner.needs_file else self._pass(self._scanner)
 
     def finish(self) -> bytes:
         """Return the last bytes of the first recording."""

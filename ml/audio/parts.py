@@ -6,7 +6,7 @@ Everything here works on a stream, so that an upload is divided while it arrives
 from dataclasses import dataclass
 
 MAX_PARTS = 100
-MAX_ELEMENTS = 1_000_000  # looked at in one file: about two seconds' work; what follows belongs to the last part
+MAX_ELEMENTS = 1_000_000  # read in one file: about two seconds' work; what follows belongs to the last part
 OPEN_BYTES = 1 << 62  # the length of an element that goes on to the end of the file
 
 
@@ -18,7 +18,8 @@ class Part:
     start, end: its bytes; prefix: bytes that the decoder gets before them
     stated_end: where its own headers say that it ends; equal to `end` where they do not say
     samples_at: where its samples begin if they need no decoding, else -1
-    index_last: it cannot be read without moving back and forth
+    needs_file: it cannot be read from a pipe
+    leftover_bytes: what follows its stated end and is no part of its container
     """
 
     container: str
@@ -27,7 +28,8 @@ class Part:
     stated_end: int
     prefix: bytes = b""
     samples_at: int = -1
-    index_last: bool = False
+    needs_file: bool = False
+    leftover_bytes: int = 0
 
 
 class Scanner:
@@ -46,15 +48,20 @@ class Scanner:
 
     @property
     def is_full(self) -> bool:
-        """Whether there are too many parts to be looked for."""
+        """Whether the limit of parts is reached, so that no more are searched for."""
         return len(self.parts) >= MAX_PARTS
+
+    @property
+    def needs_file(self) -> bool:
+        """Whether the part being read is known not to be readable from a pipe."""
+        return False
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
         self.end += len(data)
 
     def skip_to(self, offset: int) -> None:
-        """Pass over bytes that need not be looked at, up to `offset` at most."""
+        """Pass over bytes that need not be read, up to `offset` at most."""
 
     def finish(self) -> list[Part]:
         """Return all parts: there are no more bytes."""
@@ -96,7 +103,7 @@ class ElementScanner(Scanner):
         super().__init__(container)
         self._at = 0  # where the next element begins
         self._window = b""  # the bytes from there on
-        self._stopped = False  # nothing more can be known
+        self._stopped = False  # no more elements can be found
         self._n_elements = 0
 
     @property
@@ -135,13 +142,20 @@ class ElementScanner(Scanner):
         self._window = b"" if self._stopped else window[at:]
 
     def _element(self, header: bytes, is_whole: bool) -> int | None:
-        """Return the length of the element at `self._at`; 0 if there is none, None if more bytes are needed."""
+        """Return the length of the element at `self._at`; 0 if there is none, None if more bytes are needed.
+
+        OPEN_BYTES is the length of one that goes on to the end of the file.
+        """
         raise NotImplementedError
 
     def _stated_end(self) -> int:
-        if self._stopped:
+        if self._stopped or self._at >= OPEN_BYTES:
             return self.end
         return self.end + 1 if self._window else self._at  # an incomplete header also means that something is missing
+
+    def _leftover_bytes(self, part: Part) -> int:
+        """Return how much of the part follows its last element."""
+        return max(0, part.end - max(self._at, part.start)) if self._stopped else 0
 
     def _begin_part(self) -> None:
         """Another recording begins with the element at `self._at`."""

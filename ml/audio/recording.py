@@ -99,7 +99,7 @@ class RecordingDecoder:
         """
         if outcome is None and self._is_plain(part):
             return (yield from self._read_plain(source.fileno(), part))
-        is_from_file = part.index_last
+        is_from_file = part.needs_file
         if outcome is None and not is_from_file:
             outcome = yield from self._attempt(source, part, is_from_file)
         if outcome is None or (not outcome.duration_s and part.container in _MAY_NEED_SEEKING):

@@ -1,9 +1,10 @@
 """Find where a recording ends in each container, so that one joined to it is found (see parts.py)."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ml.audio.containers import AMR, ASF_HEADER, ASF_OBJECTS, EBML_HEADER, FLAC, ID3, MP4_BOXES
-from ml.audio.parts import MAX_ELEMENTS, ElementScanner, Part, Scanner
+from ml.audio.parts import MAX_ELEMENTS, OPEN_BYTES, ElementScanner, Part, Scanner
 
 
 class TagScanner(Scanner):
@@ -21,7 +22,7 @@ class TagScanner(Scanner):
         super().__init__("raw")
         self._window = bytearray()  # the last bytes, not safe yet
         self._tag_end = 0
-        self._n_tags = 0
+        self._n_marks = 0
 
     @property
     def safe(self) -> int:
@@ -30,35 +31,36 @@ class TagScanner(Scanner):
     def feed(self, data: bytes) -> None:
         self.end += len(data)
         self._window += data
-        self._look()
+        self._divide()
         if len(self._window) > self._HELD_BACK:
             del self._window[: -self._HELD_BACK]
 
     def finish(self) -> list[Part]:
-        self._look()
+        self._divide()
         self._close(self.end)
         return self.parts
 
-    def _look(self) -> None:
+    def _divide(self) -> None:
         """Divide at all marks in the window."""
         offset = self.end - len(self._window)
-        at = max(self._tag_end - offset, 0)
-        while (found := self._find(at)) >= 0:
+        for found in self._marks(max(self._tag_end - offset, 0)):
             length = self._tag_bytes(found)
-            if length is None:  # not all there yet
+            if length is None:  # incomplete
                 return
-            if length < 0 or (length == 0 and offset + found == self.start) or self.is_full:
-                at = found + 1
+            is_start = length == 0 and offset + found == self.start
+            if length < 0 or is_start or self.is_full or offset + found < self._tag_end:
                 continue
             self._close(offset + found)
             self.start = self._tag_end = offset + found + length
-            self._n_tags += 1
-            at = found + max(length, 1)
 
-    def _find(self, at: int) -> int:
-        if self._n_tags > MAX_ELEMENTS // 100:
-            return -1
-        return min((found for mark in self._MARKS if (found := self._window.find(mark, at)) >= 0), default=-1)
+    def _marks(self, at: int) -> Iterator[int]:
+        """Yield the places of all marks from `at` on, in order."""
+        found = {mark: self._window.find(mark, at) for mark in self._MARKS}
+        while (places := [place for place in found.values() if place >= 0]) and self._n_marks < MAX_ELEMENTS // 100:
+            self._n_marks += 1
+            first = min(places)
+            yield first
+            found |= {mark: self._window.find(mark, first + 1) for mark, place in found.items() if 0 <= place <= first}
 
     def _tag_bytes(self, at: int) -> int | None:
         """Return the length of the tag at `at`: 0 for the signature of a recording, -1 for neither, None for later."""
@@ -105,30 +107,59 @@ class OggScanner(ElementScanner):
 
 
 class Mp4Scanner(ElementScanner):
-    """Boxes at the top level (ISO/IEC 14496-12)."""
+    """Boxes (ISO/IEC 14496-12). The index, `moov`, is entered down to the handlers of its tracks.
+
+    A file is read from a pipe only if its index comes first and has one audio track: several may lie one after another.
+    """
+
+    _ENTERED = frozenset((b"moov", b"trak", b"mdia"))
 
     def __init__(self) -> None:
         super().__init__("mp4")
-        self._boxes: list[bytes] = []  # of this part, those that matter
+        self._boxes: list[bytes] = []  # which of index and samples come first in this part
+        self._index_end = 0
+        self._n_tracks = 0
+
+    @property
+    def needs_file(self) -> bool:
+        return self._boxes[:1] == [b"mdat"] or self._n_tracks > 1
 
     def _element(self, header: bytes, is_whole: bool) -> int | None:
-        if len(header) < 16 and not is_whole:
+        if len(header) < 24 and not is_whole:
             return None
-        name, length = header[4:8], int.from_bytes(header[:4])
-        if len(header) < 8 or name not in MP4_BOXES:
+        name, length, start = header[4:8], int.from_bytes(header[:4]), 8
+        is_in_index = self._at < self._index_end
+        if len(header) < 8 or (name not in MP4_BOXES and not is_in_index):
             return 0
+        if length == 1:
+            length, start = int.from_bytes(header[8:16]), 16
+        if is_in_index:
+            return self._in_index(name, header[16:20], length, start)
         if name == b"ftyp" and self._boxes:
             self._begin_part()
-            self._boxes = []
-        if name in (b"moov", b"moof", b"mdat"):
+            self._boxes, self._n_tracks = [], 0
+        if name in (b"moov", b"moof", b"mdat") and len(self._boxes) < 2:
             self._boxes.append(name)
-            self._boxes = self._boxes[:2]  # which of them comes first is all that matters
-        if length == 1:
-            length = int.from_bytes(header[8:16])
-        return length if length >= 8 else 0  # 0: to the end, wherever that is
+        if name == b"moov" and length >= start:
+            self._index_end = self._at + length
+            return start
+        if length == 0:
+            return OPEN_BYTES
+        return length if length >= start else 0
+
+    def _in_index(self, name: bytes, handler: bytes, length: int, start: int) -> int:
+        if name == b"hdlr" and handler == b"soun":
+            self._n_tracks += 1
+        rest_bytes = self._index_end - self._at
+        if not start <= length <= rest_bytes:  # damaged: the rest of the index is passed over
+            return rest_bytes
+        return start if name in self._ENTERED else length
+
+    def _stated_end(self) -> int:
+        return max(super()._stated_end(), self._index_end)
 
     def _part(self, part: Part) -> Part:
-        return replace(part, index_last=self._boxes[:1] == [b"mdat"])
+        return replace(part, needs_file=self.needs_file, leftover_bytes=self._leftover_bytes(part))
 
 
 class MatroskaScanner(ElementScanner):
@@ -181,9 +212,14 @@ class ChunkScanner(ElementScanner):
             return 8
         if name == b"FORM":
             length = int.from_bytes(header[4:8])
-            return 8 + length + length % 2 if 0 < length < 0x7FFF_0000 else 0
+            return 8 + length + length % 2 if 0 < length < 0x7FFF_0000 else OPEN_BYTES
         length = int.from_bytes(header[4:12], signed=True)
-        return 12 + length if self.container == "caf" and name.isascii() and length >= 0 else 0
+        if self.container != "caf" or not name.isalnum():
+            return 0
+        return 12 + length if length >= 0 else OPEN_BYTES
+
+    def _part(self, part: Part) -> Part:
+        return replace(part, leftover_bytes=self._leftover_bytes(part))
 
 
 class AsfScanner(ElementScanner):
@@ -200,4 +236,7 @@ class AsfScanner(ElementScanner):
         if header[:16] != ASF_HEADER and header[:16] not in ASF_OBJECTS:
             return 0
         length = int.from_bytes(header[16:24], "little")
-        return length if length >= 24 else 0
+        return length if length >= 24 else OPEN_BYTES
+
+    def _part(self, part: Part) -> Part:
+        return replace(part, leftover_bytes=self._leftover_bytes(part))

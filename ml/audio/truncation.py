@@ -9,6 +9,8 @@ from ml.audio.parts import Part
 
 _HEAD_BYTES = 64 * 1024
 _PADDING_BYTES = 64
+_MAX_TAG_BYTES = 4096
+_MAX_TAG_SHARE = 0.1
 _TAIL_BYTES = 16 * mpeg.LONGEST_FRAME_BYTES
 _PAGES = "ogg"  # how much follows an incomplete page is not known
 
@@ -23,12 +25,14 @@ class Statement:
     missing_share: bytes missing for each byte that is there, 0 where it is not known
     duration_s: its whole duration, 0 where it is not stated
     is_padded: it ends in zeros, of which a decoder may make a last packet that is none
+    has_leftover: much follows what it states to be its end
     """
 
     is_cut: bool = False
     missing_share: float = 0.0
     duration_s: float = 0.0
     is_padded: bool = False
+    has_leftover: bool = False
 
 
 def statement(read_at: ReadAt, part: Part) -> Statement:
@@ -37,7 +41,14 @@ def statement(read_at: ReadAt, part: Part) -> Statement:
         return _of_frames(read_at, part)
     missing_bytes = part.stated_end - part.end
     share = 0.0 if part.container == _PAGES else missing_bytes / max(1, part.end - part.start)
-    return Statement(missing_bytes > 0, share)
+    return Statement(missing_bytes > 0, share, has_leftover=_has_leftover(read_at, part))
+
+
+def _has_leftover(read_at: ReadAt, part: Part) -> bool:
+    """Return whether more than padding and tags follows the stated end."""
+    if part.leftover_bytes < max(_MAX_TAG_BYTES, _MAX_TAG_SHARE * (part.end - part.start)):
+        return False
+    return any(read_at(part.end - part.leftover_bytes, _HEAD_BYTES))
 
 
 def _of_frames(read_at: ReadAt, part: Part) -> Statement:

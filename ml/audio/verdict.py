@@ -19,6 +19,7 @@ LATE_WARNING = "Дорожки записи расходятся во време
 PARTS_WARNING = (
     f"В файле подряд больше {MAX_PARTS} записей: последние могли не прочитаться. Отправьте их отдельными файлами."
 )
+LEFTOVER_WARNING = "После конца записи в файле есть ещё данные: прочитать их не удалось. Проверьте, что файл цел."
 FORMATS = "MP3, WAV, M4A, MP4, FLAC, OGG, Opus, AAC, WebM, AIFF, CAF, AMR или WMA"
 MAX_CHANNELS = 8  # recognised apart
 _NOTICEABLE_S = 0.1
@@ -53,6 +54,8 @@ class Verdict:
             self._error = self._error or unreadable(outcome.ending, head)
             return
         self._has_sound = True
+        if stated.has_leftover:
+            self.warn(LEFTOVER_WARNING)
         if stated.duration_s:
             lost_s = stated.duration_s - outcome.duration_s
             is_damaged = lost_s > _NEGLIGIBLE_S

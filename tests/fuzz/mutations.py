@@ -41,6 +41,11 @@ def arbitrary() -> st.SearchStrategy[bytes]:
         b"\xff\xf1",
         b"\xff\xfb\x90\x64",
         b"\0\0\0\x18ftypM4A ",
+        b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x01\xff\xff\xff\xff\xff\xff\xff",
+        b"FORM\0\0\0\x40AIFFCOMM",
+        b"caff\0\1\0\0desc",
+        b"#!AMR\n",
+        bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"),
     )
     return st.builds(bytes.__add__, st.sampled_from(magics), st.binary(max_size=400))
 

@@ -1,5 +1,6 @@
 """Recordings as they are made and sent: in antiphase, in many channels, tracks and containers, or cut."""
 
+import re
 import struct
 from functools import cache
 
@@ -16,8 +17,8 @@ from ml.audio.verdict import (
 )
 from ml.errors import TooManyChannelsError, UndecodableAudioError
 from ml.interfaces import SAMPLE_RATE, Waveform
-from tests.conftest import SAMPLES
 from tests.support import audio as media
+from tests.support.speech import SAMPLES
 
 nothing_left_behind = pytest.fixture(autouse=True)(media.nothing_left_behind)
 pytestmark = pytest.mark.timeout(60)
@@ -154,6 +155,25 @@ def test_track_that_begins_later_keeps_its_place(kind: str) -> None:
     assert warnings == () and channels.shape[1] == pytest.approx(12 * SAMPLE_RATE, abs=3000)
     assert media.similarity(channels[1, -len(OTHER) :], media.low_cut(OTHER)) > 0.95
     assert np.abs(channels[1, : int(6.9 * SAMPLE_RATE)]).max() < 0.01
+
+
+def test_tracks_that_lie_one_after_another_in_the_file_are_mixed() -> None:
+    whole = tracks("mov", VOICE, OTHER, options=("-movflags", "+faststart"))
+    at = [match.end() + 8 for match in re.finditer(b"stco", whole)]  # of the numbers of places
+    counts = [struct.unpack_from(">I", whole, place - 4)[0] for place in at]
+    places = [np.frombuffer(whole, ">u4", count, place) for place, count in zip(at, counts, strict=True)]
+    start = whole.index(b"mdat") + 4
+    order = np.argsort(np.concatenate(places))
+    ends = np.append(np.sort(np.concatenate(places))[1:], len(whole))
+    sizes = np.empty(len(order), int)
+    sizes[order] = ends - np.sort(np.concatenate(places))
+    chunks = [whole[place : place + size] for place, size in zip(np.concatenate(places), sizes, strict=True)]
+    moved = bytearray(whole[:start])
+    new_places = start + np.concatenate([[0], np.cumsum([len(chunk) for chunk in chunks])])[:-1]
+    for place, count, first in zip(at, counts, np.cumsum([0, *counts]), strict=False):
+        moved[place : place + 4 * count] = new_places[first : first + count].astype(">u4").tobytes()
+    waveform, warnings = decode(bytes(moved) + b"".join(chunks))
+    assert warnings == () and media.similarity(waveform, media.low_cut(VOICE + OTHER)) > 0.97
 
 
 def test_tracks_in_antiphase_are_not_mixed_to_nothing() -> None:

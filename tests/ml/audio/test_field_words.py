@@ -11,9 +11,8 @@ from ml.audio.verdict import ANTIPHASE_WARNING
 from ml.pipeline.pipeline import Pipeline
 from ml.transcribe import open_pipeline
 from ml.transcript import Transcript
-from tests.conftest import SAMPLES
 from tests.support import audio as media
-from tests.support.speech import TINY_MODEL
+from tests.support.speech import SAMPLES, TINY_MODEL
 
 pytestmark = pytest.mark.timeout(120)
 DEMO = (SAMPLES / "demo.wav").read_bytes()

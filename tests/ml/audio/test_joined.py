@@ -8,7 +8,7 @@ import pytest
 
 from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
-from ml.audio.verdict import DAMAGED_WARNING, PARTS_WARNING
+from ml.audio.verdict import DAMAGED_WARNING, LEFTOVER_WARNING, PARTS_WARNING
 from ml.interfaces import SAMPLE_RATE, Waveform
 from tests.support import audio as media
 
@@ -109,6 +109,26 @@ def test_what_follows_the_samples_of_a_wav_is_no_sound(chunk: bytes) -> None:
     assert warnings == () and len(waveform) <= len(FIRST) + 4
     assert np.abs(waveform[: len(FIRST)] - media.low_cut(FIRST)).max() < 1e-3
     assert np.abs(waveform[len(FIRST) :]).max(initial=0) < 0.2
+
+
+@pytest.mark.parametrize("name", ["aiff", "wma"])
+def test_much_after_the_stated_end_of_a_container_is_a_warning(name: str) -> None:
+    samples = np.random.default_rng(0).bytes(60_000)
+    waveform, warnings = decode(recording(name) + samples)
+    assert media.similarity(waveform, media.low_cut(FIRST)) > 0.95
+    assert LEFTOVER_WARNING in warnings
+    assert decode(recording(name) + bytes(60_000))[1] == ()  # padding
+    assert decode(recording(name) + b"TAG" + bytes(125))[1] == ()
+
+
+def test_aiff_that_states_half_is_a_warning() -> None:
+    audio_bytes = recording("aiff")
+    size = len(audio_bytes) // 2
+    at = audio_bytes.index(b"SSND")
+    halved = audio_bytes[:4] + struct.pack(">I", size) + audio_bytes[8 : at + 4]
+    halved += struct.pack(">I", size - at) + audio_bytes[at + 8 :]
+    waveform, warnings = decode(halved)
+    assert len(waveform) < 0.6 * len(FIRST) and LEFTOVER_WARNING in warnings
 
 
 def test_wav_cut_in_its_second_recording_gives_both_and_a_warning_with_what_is_missing() -> None:
