@@ -20,7 +20,7 @@ from ml.audio.reader import Block, in_seconds
 from ml.audio.recording import RecordingDecoder, read_at
 from ml.audio.truncation import statement
 from ml.audio.verdict import Verdict
-from ml.errors import DecodingCancelledError, EmptyAudioError
+from ml.errors import DecodingCancelledError
 from ml.interfaces import SAMPLE_RATE, Waveform
 
 # Offset and infrasound disturb the model and carry no speech; above 60 Hz at most 0.05 dB is taken off.
@@ -61,7 +61,7 @@ class AudioDecoder:
         descriptor = source.fileno()
         source.flush()
         if os.fstat(descriptor).st_size == 0:
-            raise EmptyAudioError("Аудио пустое: в нём нет ни одного байта. Проверьте, что запись передаётся целиком.")
+            raise verdict.empty()
         position = os.lseek(descriptor, 0, os.SEEK_CUR)
         with self.open_pipe(pcm_sample_rate, cancelled, separate_channels) as decoding:
             decoding.end(source)
@@ -103,8 +103,8 @@ class Decoding:
     A block is (n,), or (C, n) with the channels apart. A file may hold several recordings, one after another: the first
     is decoded from the pipe while it is fed; what cannot be read that way, and all others, once the file is whole.
 
-    Iterating raises UndecodableAudioError, AudioTooLongError, TooManyChannelsError, DecodingCancelledError or
-    DecoderUnavailableError.
+    Iterating raises EmptyAudioError, UndecodableAudioError, AudioTooLongError, TooManyChannelsError,
+    DecodingCancelledError or DecoderUnavailableError.
     """
 
     def __init__(
@@ -220,6 +220,8 @@ class Decoding:
         self._wait_for(self._has_source)
         assert self._source
         descriptor = self._source.fileno()
+        if os.fstat(descriptor).st_size == 0:
+            raise verdict.empty()
         layout = scan(descriptor, self._is_pcm)
         for number, part in enumerate(layout.parts):
             outcome = yield from self._recordings.decode(self._source, part, None if number else first)

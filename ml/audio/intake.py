@@ -82,6 +82,11 @@ class Intake:
         """Whether the first recording has ended, or cannot be read as it comes."""
         return self._scanner is not None and (bool(self._scanner.parts) or self._scanner.needs_file)
 
+    @property
+    def _is_withheld(self) -> bool:
+        """Whether the first recording has not ended and cannot be read as it comes."""
+        return self._scanner is not None and not self._scanner.parts and self._scanner.needs_file
+
     def push(self, data: bytes) -> bytes:
         """Take the next bytes and return those that are now known to belong to the first recording."""
         self._held += data
@@ -91,7 +96,7 @@ class Intake:
             self._scanner = scanner_for(bytes(self._held), self.is_pcm)
             data = bytes(self._held)
         self._scanner.feed(data)
-        return b"" if self._scanner.needs_file else self._pass(self._scanner)
+        return b"" if self._is_withheld else self._pass(self._scanner)
 
     def finish(self) -> bytes:
         """Return the last bytes of the first recording."""

@@ -8,7 +8,14 @@ from ml.audio.packets import Track
 from ml.audio.parts import MAX_PARTS
 from ml.audio.process import Ending
 from ml.audio.truncation import Statement
-from ml.errors import AudioError, AudioTooLongError, DecodingCancelledError, TooManyChannelsError, UndecodableAudioError
+from ml.errors import (
+    AudioError,
+    AudioTooLongError,
+    DecodingCancelledError,
+    EmptyAudioError,
+    TooManyChannelsError,
+    UndecodableAudioError,
+)
 
 DAMAGED_WARNING = "Запись повреждена или обрезана: распознана та её часть, которую удалось прочитать."
 ANTIPHASE_WARNING = "Каналы записаны в противофазе: при сведении один из них перевёрнут, чтобы звук не пропал."
@@ -96,6 +103,11 @@ def check(ending: Ending, timeout_s: float) -> None:
         )
     if ending.exit_code < 0 or ending.exit_code == _STOPPED_BY_SIGNAL or ending.exit_code >= 0xC000_0000:
         raise broken_down()
+
+
+def empty() -> EmptyAudioError:
+    """Return the error for a file without a byte."""
+    return EmptyAudioError("Аудио пустое: в нём нет ни одного байта. Проверьте, что запись передаётся целиком.")
 
 
 def cancelled() -> DecodingCancelledError:

@@ -3,6 +3,7 @@
 import math
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from ml.audio.intake import Intake, scan
 from ml.audio.recording import read_at
 from ml.audio.truncation import statement
 from ml.errors import AudioError
-from ml.interfaces import SAMPLE_RATE
+from ml.interfaces import SAMPLE_RATE, Waveform
 from tests.fuzz.mutations import SEEDS, arbitrary, damaged, seed
 from tests.support import audio as media
 
@@ -30,6 +31,7 @@ RATES = (
 QUICK = settings(settings.get_profile("fuzz"), max_examples=40)
 HEADERS = settings(settings.get_profile("fuzz"), max_examples=300)
 LONG = settings(settings.get_profile("fuzz"), max_examples=1500, derandomize=False)
+Decode = Callable[[AudioDecoder, bytes], tuple[list[Waveform], tuple[str, ...]]]
 ANY_BYTES = damaged() | damaged() | arbitrary()
 
 
@@ -48,6 +50,15 @@ def decode(audio_bytes: bytes, pcm_sample_rate: int | None = None) -> None:
     assert waveform.dtype == np.float32 and waveform.ndim == 1
     assert 0 < len(waveform) <= LONGEST_S * SAMPLE_RATE
     assert np.all(np.abs(waveform) <= 1)
+
+
+def result(way: Decode, audio_bytes: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """Return the samples and the warnings of one way to decode, or its error."""
+    try:
+        blocks, warnings = way(DECODER, audio_bytes)
+    except AudioError as error:
+        return b"", (error.code, str(error))
+    return np.concatenate(blocks).tobytes(), warnings
 
 
 def is_truncated(audio_bytes: bytes) -> bool:
@@ -104,6 +115,12 @@ def test_any_bytes_end_in_a_waveform_or_in_an_audio_error(audio_bytes: bytes) ->
 
 
 @QUICK
+@given(ANY_BYTES)
+def test_upload_of_any_bytes_ends_as_their_file_does(audio_bytes: bytes) -> None:
+    assert result(media.decode_upload, audio_bytes) == result(media.decode_file, audio_bytes)
+
+
+@QUICK
 @given(
     st.binary(max_size=3000), st.integers(-(2**31), 2**31 - 1) | st.sampled_from((999, 1000, 8000, 384_000, 384_001))
 )
@@ -118,3 +135,4 @@ def test_any_bytes_as_raw_pcm_at_any_rate_end_in_a_waveform_or_in_an_audio_error
 def test_many_more_bytes_end_in_a_waveform_or_in_an_audio_error(audio_bytes: bytes) -> None:
     is_truncated(audio_bytes)
     decode(audio_bytes)
+    assert result(media.decode_upload, audio_bytes) == result(media.decode_file, audio_bytes)
