@@ -1,7 +1,6 @@
 """Real servers for the tests: one around a fake recogniser for each test, one around the bundled model for all."""
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +12,7 @@ import pytest
 
 from api.grpc.server import TranscriptionServer
 from generated.v1 import transcription_pb2_grpc
-from ml.audio.splitter import Chunk
-from ml.interfaces import RecognitionOptions
-from ml.transcript import Completion
 from resources.config import PROJECT_ROOT, Settings
-from services.transcription.base_service import TranscriptionServiceBase
 from services.transcription.implementations import BorealisTranscriptionService
 from services.transcription.implementations.ray_service import BorealisRayTranscriptionService
 from services.transcription.implementations.whisper_service import WhisperTranscriptionService
@@ -45,24 +40,6 @@ RAY_NODE = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
 
 Stub = transcription_pb2_grpc.TranscriptionServiceStub
 Serve = Callable[..., Stub]
-
-
-class FakeService(TranscriptionServiceBase):
-    """Recognises nothing: answers each chunk with its number. `recognised` keeps the chunks it got."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.recognised: list[Chunk] = []
-
-    def recognise(
-        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
-    ) -> Iterator[Completion]:
-        for number, chunk in enumerate(chunks, start=1):
-            self.recognised.append(chunk)
-            yield Completion(f"часть {number}")
-
-    def get_version(self) -> str:
-        return "fake"
 
 
 def settings_for_tests(**values: Any) -> Settings:

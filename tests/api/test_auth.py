@@ -10,8 +10,9 @@ from api.grpc import auth
 from api.grpc.auth import TokenCheck
 from api.grpc.server import SERVICE_NAME
 from generated.v1 import transcription_pb2
-from tests.conftest import FakeService, Serve, settings_for_tests
+from tests.conftest import Serve, settings_for_tests
 from tests.support.certificates import OTHER_TOKEN, TOKEN, bearer, hash_of
+from tests.support.fault_services import NumberingService
 from tests.support.running import connected, request, status_of
 from tests.support.waiting import HANG_LIMIT_S
 
@@ -35,14 +36,14 @@ Metadata = list[tuple[str, str]]
     ids=lambda value: value.name if isinstance(value, grpc.StatusCode) else None,
 )
 def test_call_is_admitted_only_with_a_known_token(serve: Serve, metadata: Metadata, expected: grpc.StatusCode) -> None:
-    service = FakeService()
+    service = NumberingService()
     stub = serve(service, auth_token_hashes=f"{hash_of(TOKEN)}, {hash_of(OTHER_TOKEN).upper()}")
     assert status_of(stub.TranscribeAudio, metadata) is expected
     assert bool(service.recognised) is (expected is grpc.StatusCode.OK)
 
 
 def test_every_call_of_the_contract_asks_for_the_token(serve: Serve) -> None:
-    stub = serve(FakeService(), auth_token_hashes=hash_of(TOKEN))
+    stub = serve(NumberingService(), auth_token_hashes=hash_of(TOKEN))
     for name in transcription_pb2.DESCRIPTOR.services_by_name["TranscriptionService"].methods_by_name:
         call = getattr(stub, name)
         with pytest.raises(grpc.RpcError) as refusal:
@@ -68,12 +69,12 @@ def test_upload_of_a_caller_without_a_token_is_not_taken_in(serve: Serve) -> Non
         while True:
             yield transcription_pb2.AudioChunk(chunk_data=bytes(65_536), filename="a.raw", format="pcm")
 
-    service = FakeService()
+    service = NumberingService()
     stub = serve(service, auth_token_hashes=hash_of(TOKEN))
     with pytest.raises(grpc.RpcError) as refusal:
         stub.TranscribeAudioStream(endless(), timeout=HANG_LIMIT_S)
     assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    assert service.recognised == []
+    assert service.recognised == 0
 
 
 def test_health_check_needs_no_token() -> None:

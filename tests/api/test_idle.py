@@ -11,8 +11,9 @@ import pytest
 from api.grpc.idle import IdleWatch
 from api.grpc.server import SERVICE_NAME
 from generated.v1 import transcription_pb2
-from tests.conftest import FakeService, Serve
+from tests.conftest import Serve
 from tests.support.audio import voice, wav
+from tests.support.fault_services import NumberingService
 from tests.support.harness import ServerHarness
 from tests.support.raw_http2 import NonReadingCall
 from tests.support.running import calls_ended
@@ -23,7 +24,7 @@ ONE_WORKER = {"server_max_workers": 1, "stream_idle_timeout_s": 0.2}
 Response = transcription_pb2.TranscriptionResponse
 
 
-class Overriding(FakeService):
+class Overriding(NumberingService):
     """Implements the streamed calls by itself, as an implementation that uses nothing of the base class would."""
 
     def TranscribeAudioStream(self, request_iterator: Iterator[Any], context: grpc.ServicerContext) -> Response:
@@ -36,11 +37,11 @@ class Overriding(FakeService):
         yield transcription_pb2.TranscriptionUpdate(response=Response(success=True))
 
 
-@pytest.mark.parametrize("service", [FakeService, Overriding])
+@pytest.mark.parametrize("service", [NumberingService, Overriding])
 @pytest.mark.parametrize("method", ["TranscribeAudioStream", "TranscribeAudioIncremental"])
 @pytest.mark.parametrize("messages", [0, 1])
 def test_call_whose_client_stops_sending_is_ended_and_frees_its_worker(
-    serve: Serve, service: type[FakeService], method: str, messages: int
+    serve: Serve, service: type[NumberingService], method: str, messages: int
 ) -> None:
     may_end = threading.Event()
 
@@ -61,8 +62,8 @@ def test_call_whose_client_stops_sending_is_ended_and_frees_its_worker(
         may_end.set()
 
 
-@pytest.mark.parametrize("service", [FakeService, Overriding])
-def test_call_whose_client_reads_no_answer_is_ended_and_frees_its_worker(service: type[FakeService]) -> None:
+@pytest.mark.parametrize("service", [NumberingService, Overriding])
+def test_call_whose_client_reads_no_answer_is_ended_and_frees_its_worker(service: type[NumberingService]) -> None:
     harness = ServerHarness(service(), AUDIO, **ONE_WORKER)
     harness.start()
     message = transcription_pb2.AudioChunk(chunk_data=AUDIO, filename="a.wav").SerializeToString()

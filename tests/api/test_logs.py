@@ -18,9 +18,10 @@ from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
 from resources.config import Settings
 from resources.logs import configure_logging
-from tests.conftest import FakeService, Serve, Stub
+from tests.conftest import Serve, Stub
 from tests.support.audio import voice_wav
 from tests.support.certificates import TOKEN, hash_of
+from tests.support.fault_services import NumberingService
 from tests.support.messages import stream_messages
 from tests.support.waiting import HANG_LIMIT_S
 
@@ -30,7 +31,7 @@ LINE_FORMAT: str = Settings.model_fields["logging_format"].default
 Configure = Callable[..., StringIO]
 
 
-class LoggingService(FakeService):
+class LoggingService(NumberingService):
     """Logs a line of its own for each chunk, on the thread that recognises it."""
 
     def recognise(

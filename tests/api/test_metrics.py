@@ -25,10 +25,10 @@ from ml.errors import DecodingCancelledError
 from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
 from resources.config import Settings
-from tests.conftest import FakeService, Serve, settings_for_tests
+from tests.conftest import Serve, settings_for_tests
 from tests.support.audio import voice_wav
 from tests.support.fake_models import FakeModel, chunk
-from tests.support.fault_services import SlowToStart
+from tests.support.fault_services import NumberingService, SlowToStart
 from tests.support.messages import stream_messages
 from tests.support.ports import free_port
 from tests.support.waiting import HANG_LIMIT_S, wait_until
@@ -67,7 +67,7 @@ def audio(data: bytes, name: str = "a.wav") -> transcription_pb2.AudioRequest:
 
 def test_calls_are_counted_by_method_and_outcome(serve: Serve) -> None:
     port = free_port()
-    stub = serve(FakeService(), metrics_port=port)
+    stub = serve(NumberingService(), metrics_port=port)
     stub.TranscribeAudio(audio(voice_wav(0.5)))
     stub.TranscribeAudio(audio(voice_wav(0.5)))
     stub.TranscribeAudio(audio(b""))
@@ -88,7 +88,7 @@ def test_calls_are_counted_by_method_and_outcome(serve: Serve) -> None:
 
 
 def test_call_that_fails_is_counted_by_its_status(serve: Serve) -> None:
-    class Broken(FakeService):
+    class Broken(NumberingService):
         def recognise(
             self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
         ) -> Iterator[Completion]:
@@ -108,7 +108,7 @@ def test_call_that_fails_is_counted_by_its_status(serve: Serve) -> None:
 
 def test_rejected_call_is_counted_but_not_timed(serve: Serve) -> None:
     port = free_port()
-    stub = serve(FakeService(), metrics_port=port, auth_token_hashes=hashlib.sha256(b"token").hexdigest())
+    stub = serve(NumberingService(), metrics_port=port, auth_token_hashes=hashlib.sha256(b"token").hexdigest())
     with pytest.raises(grpc.RpcError):
         stub.TranscribeAudio(audio(voice_wav(0.5)))
     samples = scrape(port)
@@ -118,7 +118,7 @@ def test_rejected_call_is_counted_but_not_timed(serve: Serve) -> None:
 
 
 def test_call_that_its_client_cancels_is_counted_as_cancelled(serve: Serve) -> None:
-    class Waiting(FakeService):
+    class Waiting(NumberingService):
         def __init__(self) -> None:
             super().__init__()
             self.begun = threading.Event()
@@ -140,7 +140,7 @@ def test_call_that_its_client_cancels_is_counted_as_cancelled(serve: Serve) -> N
 
 
 def test_duration_of_a_call_falls_into_the_histogram(serve: Serve) -> None:
-    class Slow(FakeService):
+    class Slow(NumberingService):
         def recognise(
             self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
         ) -> Iterator[Completion]:
@@ -165,7 +165,7 @@ def test_duration_of_a_call_falls_into_the_histogram(serve: Serve) -> None:
 
 def test_time_of_every_stage_falls_into_its_histogram(serve: Serve) -> None:
     port = free_port()
-    stub = serve(FakeService(), metrics_port=port)
+    stub = serve(NumberingService(), metrics_port=port)
     response = stub.TranscribeAudio(audio(voice_wav(1.5)))
     stub.TranscribeAudio(audio(b"no audio at all"))
     samples = scrape(port)
@@ -178,7 +178,7 @@ def test_time_of_every_stage_falls_into_its_histogram(serve: Serve) -> None:
 
 def test_seconds_of_audio_are_summed_over_successful_calls(serve: Serve) -> None:
     port = free_port()
-    stub = serve(FakeService(), metrics_port=port)
+    stub = serve(NumberingService(), metrics_port=port)
     stub.TranscribeAudio(audio(voice_wav(1.5)))
     stub.TranscribeAudio(audio(b"no audio at all"))
     list(stub.TranscribeAudioIncremental(stream_messages(voice_wav(2), filename="a.wav")))
@@ -189,7 +189,7 @@ def test_seconds_of_audio_are_summed_over_successful_calls(serve: Serve) -> None
 def test_names_and_ids_that_callers_choose_make_no_metrics(serve: Serve) -> None:
     """Otherwise any client could fill the memory of server and Prometheus with labels."""
     port = free_port()
-    stub = serve(FakeService(), metrics_port=port)
+    stub = serve(NumberingService(), metrics_port=port)
     stub.TranscribeAudio(audio(voice_wav(0.3), "chosen-name.wav"), metadata=[("x-request-id", "chosen-id")])
     stub.TranscribeAudio(audio(voice_wav(0.3), "name.chosen"))
     assert "chosen" not in fetch(port)
@@ -201,7 +201,7 @@ def test_names_and_ids_that_callers_choose_make_no_metrics(serve: Serve) -> None
 @pytest.mark.skipif(sys.platform != "linux", reason="prometheus-client reads the process only on Linux")
 def test_memory_and_descriptors_of_the_process_are_shown(serve: Serve) -> None:
     port = free_port()
-    serve(FakeService(), metrics_port=port)
+    serve(NumberingService(), metrics_port=port)
     samples = scrape(port)
     assert value(samples, "process_resident_memory_bytes") > 0
     assert value(samples, "process_open_fds") > 0
@@ -233,7 +233,7 @@ def listens(port: int) -> bool:
 
 
 def test_implementation_is_asked_for_its_metrics_at_every_scrape(serve: Serve) -> None:
-    class Counting(FakeService):
+    class Counting(NumberingService):
         scrapes = 0
 
         def gauges(self) -> Mapping[str, float]:
@@ -255,7 +255,7 @@ def test_table_of_engine_metrics_names_exactly_what_engines_report() -> None:
 
 
 def test_what_an_engine_accumulates_is_a_counter_in_base_units_with_a_help_line(serve: Serve) -> None:
-    class OverEngine(FakeService):
+    class OverEngine(NumberingService):
         def gauges(self) -> Mapping[str, float]:
             return engine.gauges()
 
@@ -282,7 +282,7 @@ def test_what_an_engine_accumulates_is_a_counter_in_base_units_with_a_help_line(
 
 def test_metrics_are_off_by_default(serve: Serve) -> None:
     threads = {thread.name for thread in threading.enumerate()}
-    serve(FakeService())
+    serve(NumberingService())
     assert Settings.model_fields["metrics_port"].default == 0
     assert not [
         thread for thread in threading.enumerate() if "serve_forever" in thread.name and thread.name not in threads
@@ -292,7 +292,7 @@ def test_metrics_are_off_by_default(serve: Serve) -> None:
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS has one loopback address")
 def test_metrics_listen_on_the_named_address_only(serve: Serve) -> None:
     port = free_port()
-    serve(FakeService(), metrics_port=port, metrics_host="127.0.0.2")
+    serve(NumberingService(), metrics_port=port, metrics_host="127.0.0.2")
     connection = HTTPConnection("127.0.0.2", port, timeout=HANG_LIMIT_S)
     connection.request("GET", "/metrics")
     assert connection.getresponse().status == 200
@@ -305,7 +305,7 @@ def test_metrics_port_in_use_stops_the_start_and_is_named() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        server = TranscriptionServer(FakeService(), settings_for_tests(metrics_port=port))
+        server = TranscriptionServer(NumberingService(), settings_for_tests(metrics_port=port))
         with pytest.raises(PortTakenError, match=f"{port}.*METRICS_PORT"):
             server.start()
         server.stop()

@@ -9,8 +9,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from api.grpc.server import SERVICE_NAME, PortTakenError, TranscriptionServer
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
-from tests.conftest import FakeService, settings_for_tests
-from tests.support.fault_services import SlowToStart
+from tests.conftest import settings_for_tests
+from tests.support.fault_services import NumberingService, SlowToStart
 from tests.support.running import channel_to, running, status_of
 from tests.support.waiting import HANG_LIMIT_S
 
@@ -62,15 +62,15 @@ def test_call_before_the_model_is_ready_is_asked_to_retry(
 
 
 def test_second_server_on_the_same_port_is_an_error() -> None:
-    first = TranscriptionServer(FakeService(), settings_for_tests())
+    first = TranscriptionServer(NumberingService(), settings_for_tests())
     try:
         with pytest.raises(PortTakenError, match=str(first.port)):
-            TranscriptionServer(FakeService(), settings_for_tests(server_port=first.port))
+            TranscriptionServer(NumberingService(), settings_for_tests(server_port=first.port))
     finally:
         first.stop()
 
 
-class SometimesReady(FakeService):
+class SometimesReady(NumberingService):
     """Is ready or not, as a test sets it."""
 
     ready = True

@@ -12,8 +12,9 @@ from api.certificates import CertificateFiles
 from api.grpc.server import TranscriptionServer
 from generated.v1 import transcription_pb2_grpc
 from resources.config import ConfigurationError
-from tests.conftest import FakeService, settings_for_tests
+from tests.conftest import settings_for_tests
 from tests.support.certificates import TOKEN, Certificates, hash_of
+from tests.support.fault_services import NumberingService
 from tests.support.running import OWN_CONNECTION, channel_to, running, status_of
 
 
@@ -144,7 +145,7 @@ def test_half_of_the_tls_settings_stops_the_start(certificates: Certificates, gi
     certificates.issue()
     files = {**certificates.settings, "tls_client_ca_file": certificates.ca_file}
     with pytest.raises(ConfigurationError, match="TLS_CERT_FILE"):
-        TranscriptionServer(FakeService(), settings_for_tests(**{name: files[name] for name in given}))
+        TranscriptionServer(NumberingService(), settings_for_tests(**{name: files[name] for name in given}))
 
 
 @pytest.mark.parametrize("content", [None, "not a PEM"], ids=["missing", "unusable"])
@@ -157,7 +158,7 @@ def test_tls_file_that_cannot_be_used_stops_the_start(
     path.write_text(content) if content else path.unlink()
     with pytest.raises(ConfigurationError, match="TLS_CERT_FILE") as refusal:
         TranscriptionServer(
-            FakeService(), settings_for_tests(**certificates.settings, tls_client_ca_file=certificates.ca_file)
+            NumberingService(), settings_for_tests(**certificates.settings, tls_client_ca_file=certificates.ca_file)
         )
     assert str(certificates.folder) not in str(refusal.value)
 

@@ -14,7 +14,7 @@ from services.transcription.implementations import BorealisTranscriptionService
 from tests.browser.page import Page, browser
 from tests.conftest import sample
 from tests.support.audio import voice, wav
-from tests.support.client_server import FakeService
+from tests.support.client_server import ChecksumService
 from tests.support.http_gateway import RunningGateway, gateway
 from tests.support.ports import free_port
 from tests.support.speech import TINY_MODEL
@@ -122,7 +122,7 @@ def test_microphone_is_recognised_and_can_be_heard_again(service: RunningGateway
 
 
 def test_cancelled_upload_ends_the_call(tmp_path: Path) -> None:
-    held = FakeService()
+    held = ChecksumService()
     held.may_answer.clear()
     with gateway(held) as running, browser(running.url, tmp_path) as page:
         page.open()
@@ -138,7 +138,7 @@ def test_cancelled_upload_ends_the_call(tmp_path: Path) -> None:
 
 
 def test_server_that_stops_meanwhile_is_told_and_can_be_tried_again(tmp_path: Path) -> None:
-    held, port = FakeService(), free_port()
+    held, port = ChecksumService(), free_port()
     held.may_answer.clear()
     with gateway(held, http_port=port) as running, browser(running.url, tmp_path) as page:
         page.open()
@@ -185,7 +185,7 @@ def test_token_is_asked_for_and_tried_again(tmp_path: Path) -> None:
 
 
 def test_text_appears_while_the_rest_is_recognised(tmp_path: Path) -> None:
-    class OneByOne(FakeService):
+    class OneByOne(ChecksumService):
         def recognise(self, chunks, cancelled, options):  # type: ignore[no-untyped-def]
             for number, completion in enumerate(super().recognise(chunks, cancelled, options)):
                 if number:
@@ -308,7 +308,7 @@ def test_state_of_the_server_is_shown(tmp_path: Path) -> None:
 
 
 def test_files_beyond_what_is_sent_at_once_wait_their_turn(tmp_path: Path) -> None:
-    held = FakeService()
+    held = ChecksumService()
     held.may_answer.clear()
     names = [f"{number}.wav" for number in range(5)]
     with gateway(held) as running, browser(running.url, tmp_path) as page:

@@ -9,8 +9,9 @@ import pytest
 
 from generated.v1 import transcription_pb2
 from ml.interfaces import Waveform
-from tests.conftest import Bundled, FakeService, Serve
+from tests.conftest import Bundled, Serve
 from tests.support.audio import decoded_by_pydub, pcm, voice, wav_header
+from tests.support.fault_services import NumberingService
 from tests.support.messages import transcribe_every_way, transcribe_file
 
 Response = transcription_pb2.TranscriptionResponse
@@ -34,7 +35,7 @@ def segments_by_channel(response: Response) -> dict[int, list[Any]]:
 def test_channels_are_covered_and_numbered_from_one_in_every_call(serve: Serve) -> None:
     silent = np.zeros(12 * RATE, np.float32)
     data = multichannel_wav([np.append(voice(6), silent), np.append(silent, voice(6, seed=1))])
-    stub = serve(FakeService(), model_chunk_duration=5)
+    stub = serve(NumberingService(), model_chunk_duration=5)
     for response, _ in transcribe_every_way(stub, data, filename="a.wav", options=SEPARATE):
         assert response.success and response.audio_duration == 18
         channels = segments_by_channel(response)
@@ -48,19 +49,19 @@ def test_channels_are_covered_and_numbered_from_one_in_every_call(serve: Serve) 
 
 def test_channels_are_mixed_by_default(serve: Serve) -> None:
     data = multichannel_wav([voice(2), voice(2, seed=1)])
-    response, _ = transcribe_file(serve(FakeService()), data, filename="a.wav")
+    response, _ = transcribe_file(serve(NumberingService()), data, filename="a.wav")
     assert set(segments_by_channel(response)) == {0}
 
 
 @pytest.mark.parametrize("fields", [{"filename": "a.raw", "format": "pcm"}, {"filename": "a.wav"}])
 def test_mono_recording_has_one_channel(serve: Serve, fields: dict[str, str]) -> None:
     data = pcm(voice(2)) if "format" in fields else multichannel_wav([voice(2)])
-    response, _ = transcribe_file(serve(FakeService()), data, options=SEPARATE, **fields)
+    response, _ = transcribe_file(serve(NumberingService()), data, options=SEPARATE, **fields)
     assert response.success and set(segments_by_channel(response)) == {1}
 
 
 def test_more_than_eight_channels_are_a_content_error(serve: Serve) -> None:
-    stub = serve(FakeService())
+    stub = serve(NumberingService())
     for count, code in ((8, None), (9, "TOO_MANY_CHANNELS")):
         data = multichannel_wav([voice(1)] * count)
         for response, trailers in transcribe_every_way(stub, data, filename="a.wav", options=SEPARATE):

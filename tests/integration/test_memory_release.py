@@ -12,15 +12,16 @@ from generated.v1 import transcription_pb2
 from ml.audio.splitter import Chunk
 from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
-from tests.conftest import FakeService, Serve, Stub
+from tests.conftest import Serve, Stub
 from tests.support.audio import pcm, voice
+from tests.support.fault_services import NumberingService
 from tests.support.messages import stream_messages
 from tests.support.waiting import wait_until_equal
 
 LONGEST_S = 10
 
 
-class ReferenceCountingService(FakeService):
+class ReferenceCountingService(NumberingService):
     """Counts the chunks that are still referenced."""
 
     def __init__(self) -> None:

@@ -9,8 +9,10 @@ import pytest
 
 from generated.v1 import transcription_pb2
 from ml.audio.vad import has_speech
-from tests.conftest import Bundled, FakeService, Serve
+from services.transcription.base_service import TranscriptionServiceBase
+from tests.conftest import Bundled, Serve
 from tests.support.audio import voice, voice_wav
+from tests.support.fault_services import NumberingService
 from tests.support.messages import stream_messages, transcribe_file
 from tests.support.waiting import HANG_LIMIT_S
 
@@ -27,7 +29,7 @@ def assert_covers(response: Response) -> None:
 
 
 def test_response_carries_segments_stage_times_and_no_warning(serve: Serve) -> None:
-    response, _ = transcribe_file(serve(FakeService(), model_chunk_duration=3), voice_wav(10), filename="a.wav")
+    response, _ = transcribe_file(serve(NumberingService(), model_chunk_duration=3), voice_wav(10), filename="a.wav")
     assert_covers(response)
     assert " ".join(segment.text for segment in response.segments) == response.transcript
     assert {segment.status for segment in response.segments} == {transcription_pb2.TRANSCRIBED}
@@ -36,7 +38,7 @@ def test_response_carries_segments_stage_times_and_no_warning(serve: Serve) -> N
 
 
 def test_cut_file_is_transcribed_as_far_as_it_goes_with_a_warning(serve: Serve) -> None:
-    stub = serve(FakeService())
+    stub = serve(NumberingService())
     data = voice_wav(10)[:-100_000]
     response, _ = transcribe_file(stub, data, filename="a.wav")
     assert response.success and response.audio_duration == pytest.approx(10 - 100_000 / 32_000, abs=0.1)
@@ -45,9 +47,9 @@ def test_cut_file_is_transcribed_as_far_as_it_goes_with_a_warning(serve: Serve) 
 
 
 def test_silence_is_a_success_and_never_reaches_the_model(serve: Serve) -> None:
-    service = FakeService()
+    service = NumberingService()
     response, _ = transcribe_file(serve(service), bytes(40 * 2 * RATE), filename="a.raw", format="pcm")
-    assert response.success and response.transcript == "" and service.recognised == []
+    assert response.success and response.transcript == "" and service.recognised == 0
     assert {segment.status for segment in response.segments} == {transcription_pb2.SILENCE}
     assert_covers(response)
 
@@ -79,7 +81,7 @@ def test_one_word_in_a_long_silence_is_kept(word_s: float, noise: float) -> None
 
 
 def test_updates_carry_segments_in_order_then_the_response(serve: Serve) -> None:
-    stub = serve(FakeService(), model_chunk_duration=3)
+    stub = serve(NumberingService(), model_chunk_duration=3)
     data = voice_wav(20)
     updates = list(stub.TranscribeAudioIncremental(stream_messages(data, 50_000, filename="a.wav")))
     segments = [update.segment for update in updates if update.HasField("segment")]
@@ -109,16 +111,18 @@ def test_update_arrives_before_the_upload_has_ended(short_chunks: Bundled) -> No
 
 
 def test_incremental_call_reports_a_content_error_in_its_last_message(serve: Serve) -> None:
-    call = serve(FakeService()).TranscribeAudioIncremental(stream_messages(b"no audio" * 99, 100, filename="a.mp3"))
+    call = serve(NumberingService()).TranscribeAudioIncremental(
+        stream_messages(b"no audio" * 99, 100, filename="a.mp3")
+    )
     updates = list(call)
     assert not updates[-1].response.success
     assert dict(call.trailing_metadata())["x-error-code"] == "UNDECODABLE_AUDIO"
 
 
-class OnlyCalls(FakeService):
+class OnlyCalls(NumberingService):
     """Has the calls alone, as in the recipe, and no recogniser."""
 
-    recognise = FakeService.__mro__[1].recognise  # type: ignore[assignment]
+    recognise = TranscriptionServiceBase.recognise  # type: ignore[assignment]
 
 
 def test_implementation_without_a_recogniser_answers_unimplemented(serve: Serve) -> None:

@@ -12,13 +12,14 @@ from generated.v1 import transcription_pb2
 from ml.audio.splitter import Chunk
 from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
-from tests.conftest import FakeService, Serve, Stub, sample
+from tests.conftest import Serve, Stub, sample
 from tests.support.audio import FORMATS, encode, pcm, voice, voice_wav
+from tests.support.fault_services import NumberingService
 from tests.support.messages import stream_messages, transcribe_file
 from tests.support.waiting import HANG_LIMIT_S, wait_until, wait_until_steady
 
 
-class Fingerprints(FakeService):
+class Fingerprints(NumberingService):
     """Answers each chunk with a fingerprint of its samples: two transcripts are equal only if every sample is."""
 
     def recognise(
@@ -50,7 +51,7 @@ def test_stream_of_single_bytes_gives_the_same(serve: Serve) -> None:
     assert stream(stub, data, 1, "a.wav").transcript == whole.transcript
 
 
-class SignallingService(FakeService):
+class SignallingService(NumberingService):
     """Sets an event when the first chunk has been recognised."""
 
     def __init__(self) -> None:
@@ -79,7 +80,7 @@ def test_recognition_begins_before_the_upload_has_ended(serve: Serve) -> None:
     assert response.success and response.audio_duration == pytest.approx(30)
 
 
-class HeldService(FakeService):
+class HeldService(NumberingService):
     """Recognises one chunk, and the others once `may_continue` is set."""
 
     def __init__(self) -> None:
@@ -115,6 +116,6 @@ def test_flow_control_stops_the_client_while_recognition_is_behind(serve: Serve)
 
 def test_content_error_does_not_wait_for_the_rest_of_the_upload(serve: Serve) -> None:
     endless = repeat(transcription_pb2.AudioChunk(chunk_data=bytes(65_536), filename="a.raw", format="pcm"))
-    stub = serve(FakeService(), audio_max_duration_s=3)
+    stub = serve(NumberingService(), audio_max_duration_s=3)
     response, call = stub.TranscribeAudioStream.with_call(endless, timeout=HANG_LIMIT_S)
     assert dict(call.trailing_metadata())["x-error-code"] == "AUDIO_TOO_LONG" and not response.success

@@ -10,14 +10,15 @@ from generated.v1 import transcription_pb2
 from ml.audio.splitter import Chunk
 from ml.interfaces import Capabilities, RecognitionOptions
 from ml.transcript import Completion, Word
-from tests.conftest import FakeService, Serve
+from tests.conftest import Serve
 from tests.support.audio import voice_wav
+from tests.support.fault_services import NumberingService
 from tests.support.messages import transcribe_every_way, transcribe_file
 
 Options = transcription_pb2.TranscriptionOptions
 
 
-class CapableService(FakeService):
+class CapableService(NumberingService):
     """Its model knows English, takes a prompt, and gives word times and confidence."""
 
     capabilities = Capabilities(frozenset({"ru", "en"}), detects_language=True, takes_prompt=True)
@@ -54,7 +55,7 @@ def test_unknown_value_is_a_content_error_that_names_the_option(serve: Serve, op
 
 
 def test_what_the_model_cannot_do_is_named_in_warnings(serve: Serve) -> None:
-    stub = serve(FakeService())
+    stub = serve(NumberingService())
     for response, _ in transcribe_every_way(
         stub, voice_wav(1), filename="a.wav", options=Options(language="en", prompt="Бореалис")
     ):
@@ -67,7 +68,7 @@ def test_what_the_model_cannot_do_is_named_in_warnings(serve: Serve) -> None:
 
 @pytest.mark.parametrize("options", [Options(), Options(language=" RU ")])
 def test_defaults_and_the_language_of_the_model_give_no_warning(serve: Serve, options: Options) -> None:
-    for response, _ in transcribe_every_way(serve(FakeService()), voice_wav(1), filename="a.wav", options=options):
+    for response, _ in transcribe_every_way(serve(NumberingService()), voice_wav(1), filename="a.wav", options=options):
         assert response.success and not response.warnings
         assert not response.segments[0].words and not response.segments[0].HasField("confidence")
 
@@ -94,7 +95,7 @@ def test_words_have_the_times_of_the_model_counted_from_the_beginning_of_the_aud
 
 
 def test_model_without_word_times_gets_estimated_ones(serve: Serve) -> None:
-    stub = serve(FakeService(), model_chunk_duration=3)
+    stub = serve(NumberingService(), model_chunk_duration=3)
     for response, _ in transcribe_every_way(stub, voice_wav(8), filename="a.wav", options=Options(word_times=True)):
         assert not response.warnings
         for segment in response.segments:

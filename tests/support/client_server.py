@@ -24,7 +24,7 @@ ROOT = PROJECT_ROOT
 UNREACHABLE = "127.0.0.1:1"  # no server listens there
 
 
-class FakeService(TranscriptionServiceBase, transcription_pb2_grpc.TranscriptionServiceServicer):
+class ChecksumService(TranscriptionServiceBase, transcription_pb2_grpc.TranscriptionServiceServicer):
     """ "Recognises" a chunk as its length and checksum, so that a single lost or moved byte shows in the text."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class FakeService(TranscriptionServiceBase, transcription_pb2_grpc.Transcription
 
 
 @contextmanager
-def listening(service: FakeService, **settings: Any) -> Iterator[TranscriptionServer]:
+def listening(service: ChecksumService, **settings: Any) -> Iterator[TranscriptionServer]:
     """A server that listens and is not started; at the end it is stopped without waiting for calls in flight."""
     server = TranscriptionServer(service, settings_for_tests(**{"shutdown_grace_s": 0, **settings}))
     try:
@@ -68,9 +68,9 @@ def listening(service: FakeService, **settings: Any) -> Iterator[TranscriptionSe
 
 
 @contextmanager
-def serving(service: FakeService | None = None, **settings: Any) -> Iterator[int]:
+def serving(service: ChecksumService | None = None, **settings: Any) -> Iterator[int]:
     """The port of a server that is ready."""
-    with listening(service or FakeService(), **settings) as server:
+    with listening(service or ChecksumService(), **settings) as server:
         server.start()
         yield server.port
 
@@ -82,7 +82,7 @@ def write_wav(path: Path, seconds: float) -> Path:
 
 
 def expected_text(recording: Path) -> str:
-    """What FakeService answers for a recording of one chunk."""
+    """What ChecksumService answers for a recording of one chunk."""
     with recording.open("rb") as file:
         waveform = AudioDecoder(find_ffmpeg(), 60, 60).decode_all(file)
     return f"{len(waveform)}:{zlib.crc32(waveform.tobytes()):08x}"

@@ -17,7 +17,7 @@ from api.http.upstream import Upstream
 from resources.config import Settings
 from services.transcription.interface import ITranscriptionService
 from tests.conftest import settings_for_tests
-from tests.support.client_server import FakeService
+from tests.support.client_server import ChecksumService
 from tests.support.waiting import HANG_LIMIT_S
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
@@ -84,7 +84,7 @@ def gateway(
     **settings: Any,
 ) -> Iterator[RunningGateway]:
     """Both servers, connected as the program connects them. The gateway's limits may differ from the service's."""
-    service = service or FakeService()
+    service = service or ChecksumService()
     values = settings_for_tests(**{"shutdown_grace_s": 0, **settings})
     limits = Limits(max_upload_bytes or values.stream_max_bytes, idle_timeout_s, max_requests)
     server, registry = TranscriptionServer(service, values), CollectorRegistry()
@@ -97,7 +97,7 @@ def gateway(
         ):
             yield RunningGateway(http, server, registry, client)
     finally:
-        if isinstance(service, FakeService):
+        if isinstance(service, ChecksumService):
             service.may_answer.set()
         server.stop()
 

@@ -9,8 +9,9 @@ import grpc
 from api.grpc.server import TranscriptionServer
 from generated.v1 import transcription_pb2
 from services.transcription.interface import ITranscriptionService
-from tests.conftest import FakeService, settings_for_tests
+from tests.conftest import settings_for_tests
 from tests.support.audio import voice_wav
+from tests.support.fault_services import NumberingService
 from tests.support.waiting import HANG_LIMIT_S
 
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]  # as a channel's options
@@ -18,8 +19,8 @@ OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]  # as a channel's optio
 
 @contextmanager
 def running(service: ITranscriptionService | None = None, **settings: Any) -> Iterator[TranscriptionServer]:
-    """A started server around `service`, by default a FakeService."""
-    server = TranscriptionServer(service or FakeService(), settings_for_tests(**settings))
+    """A started server around `service`, by default a NumberingService."""
+    server = TranscriptionServer(service or NumberingService(), settings_for_tests(**settings))
     try:
         server.start()
         yield server

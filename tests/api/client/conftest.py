@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 from api.grpc.server import TranscriptionServer
-from tests.support.client_server import FakeService, listening, write_wav
+from tests.support.client_server import ChecksumService, listening, write_wav
 
 
 @pytest.fixture
-def service() -> FakeService:
-    return FakeService()
+def service() -> ChecksumService:
+    return ChecksumService()
 
 
 @pytest.fixture
-def server(service: FakeService) -> Iterator[TranscriptionServer]:
+def server(service: ChecksumService) -> Iterator[TranscriptionServer]:
     """Listens, but is not started yet."""
     with listening(service) as server:
         yield server

@@ -18,7 +18,7 @@ from api.grpc.client.responses import IncompleteAnswerError
 from api.grpc.server import TranscriptionServer
 from generated.v1 import transcription_pb2
 from services.transcription import base_service
-from tests.support.client_server import UNREACHABLE, FakeService, expected_text, listening, write_wav
+from tests.support.client_server import UNREACHABLE, ChecksumService, expected_text, listening, write_wav
 from tests.support.running import calls_ended
 from tests.support.waiting import HANG_LIMIT_S, wait_until
 
@@ -82,7 +82,7 @@ def test_empty_file_is_rejected_in_band_through_the_stream(address: str, tmp_pat
 
 @pytest.mark.parametrize("method", ["transcribe", "transcribe_stream"])
 def test_call_to_a_server_that_is_not_ready_yet_is_repeated(
-    server: TranscriptionServer, service: FakeService, tmp_path: Path, method: str
+    server: TranscriptionServer, service: ChecksumService, tmp_path: Path, method: str
 ) -> None:
     recording = write_wav(tmp_path / "large.wav", seconds=25)  # 800 kB: more than gRPC buffers for its own retries
     rpc = {"transcribe": "TranscribeAudio", "transcribe_stream": "TranscribeAudioStream"}[method]
@@ -103,7 +103,7 @@ def test_call_to_a_server_that_is_not_ready_yet_is_repeated(
 
 
 def test_call_without_retries_fails_at_a_server_that_is_not_ready_yet(
-    server: TranscriptionServer, service: FakeService, recording: Path
+    server: TranscriptionServer, service: ChecksumService, recording: Path
 ) -> None:
     service.may_start.clear()
     starting = threading.Thread(target=server.start)
@@ -116,7 +116,9 @@ def test_call_without_retries_fails_at_a_server_that_is_not_ready_yet(
     starting.join()
 
 
-def test_timeout_ends_the_call_and_the_work_on_the_server(address: str, service: FakeService, recording: Path) -> None:
+def test_timeout_ends_the_call_and_the_work_on_the_server(
+    address: str, service: ChecksumService, recording: Path
+) -> None:
     service.may_answer.clear()
     timeout_s = 0.25
     while not service.asked.is_set():  # a call with a short timeout may end before its audio is decoded
@@ -135,7 +137,7 @@ def functions_of_main_thread() -> set[str]:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_interrupted_call_is_cancelled_although_the_connection_stays_open(
-    address: str, service: FakeService, recording: Path, stream: bool
+    address: str, service: ChecksumService, recording: Path, stream: bool
 ) -> None:
     def interrupt() -> None:
         assert service.asked.wait(HANG_LIMIT_S)
@@ -171,7 +173,7 @@ def test_pieces_of_no_bytes_are_rejected_before_any_call(recording: Path) -> Non
         client.transcribe_stream(recording, chunk_bytes=0)
 
 
-class Overloaded(FakeService):
+class Overloaded(ChecksumService):
     """Has too much audio queued at its first calls, which it finds only after they are admitted."""
 
     def __init__(self, rejections: int) -> None:
@@ -252,7 +254,7 @@ def test_closing_the_client_ends_the_wait_for_another_attempt(recording: Path) -
     closing.join()
 
 
-class PushingBack(FakeService):
+class PushingBack(ChecksumService):
     """Is never available, and asks for the given pushback."""
 
     def __init__(self, pushback: str) -> None:
@@ -295,7 +297,7 @@ class Updates:
 def test_incremental_call_passes_every_segment_on_and_ends_as_the_unary_call_does(tmp_path: Path) -> None:
     recording, updates = write_wav(tmp_path / "a.wav", seconds=8), Updates()
     with (
-        listening(FakeService(), model_chunk_duration=3) as server,
+        listening(ChecksumService(), model_chunk_duration=3) as server,
         TranscriptionClient(f"127.0.0.1:{server.port}") as client,
     ):
         server.start()
@@ -305,7 +307,7 @@ def test_incremental_call_passes_every_segment_on_and_ends_as_the_unary_call_doe
     assert updates.done_s[-1] == response.audio_duration == pytest.approx(8)
 
 
-class BreakingOff(FakeService):
+class BreakingOff(ChecksumService):
     """Breaks off its first incremental answer after one segment."""
 
     calls = 0
@@ -329,7 +331,7 @@ def test_each_segment_is_passed_on_once_even_if_the_call_is_repeated(tmp_path: P
     assert service.calls == 2 and updates.segments == list(response.segments)
 
 
-class WithoutUpdates(FakeService):
+class WithoutUpdates(ChecksumService):
     """Overrides the incremental call with one that is not supported."""
 
     calls = 0
@@ -350,7 +352,7 @@ def test_server_without_the_incremental_call_gets_streams_after_one_attempt(reco
     assert service.calls == 1 and sum(sent) == 2 * recording.stat().st_size
 
 
-class EndingEarly(FakeService):
+class EndingEarly(ChecksumService):
     """Ends with status OK but without a response, which the contract does not allow."""
 
     def TranscribeAudioIncremental(self, request_iterator: Any, context: Any) -> Iterator[Any]:

@@ -17,13 +17,13 @@ from ml.audio.splitter import Chunk
 from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
 from services.transcription.request import SUPPORTED_FORMATS
-from tests.support.client_server import ROOT, UNREACHABLE, FakeService, expected_text, listening, write_wav
+from tests.support.client_server import ROOT, UNREACHABLE, ChecksumService, expected_text, listening, write_wav
 from tests.support.waiting import HANG_LIMIT_S, wait_until, wait_until_steady
 
 Printed = pytest.CaptureFixture[str]
 
 
-class Counting(FakeService):
+class Counting(ChecksumService):
     """Counts recordings: those in recognition, the most at a time, and those answered."""
 
     def __init__(self) -> None:

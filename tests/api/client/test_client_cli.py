@@ -12,7 +12,7 @@ import pytest
 
 from api.grpc.client.cli import main
 from tests.api.client.test_client import WithoutUpdates
-from tests.support.client_server import ROOT, UNREACHABLE, FakeService, expected_text, listening, write_wav
+from tests.support.client_server import ROOT, UNREACHABLE, ChecksumService, expected_text, listening, write_wav
 from tests.support.waiting import HANG_LIMIT_S
 
 
@@ -50,7 +50,7 @@ def test_command_ends_with_2_and_one_line_without_a_server(
 
 
 def test_command_names_the_timeout(
-    address: str, service: FakeService, recording: Path, capsys: pytest.CaptureFixture[str]
+    address: str, service: ChecksumService, recording: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.may_answer.clear()
     assert main([str(recording), "--address", address, "--timeout", "0.5"]) == 2
@@ -79,7 +79,7 @@ def test_command_rejects_invalid_values(bad: list[str], capsys: pytest.CaptureFi
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to a single process there")
 @pytest.mark.parametrize("flags", [[], ["--stream"]])
 def test_ctrl_c_cancels_the_call_and_ends_with_130(
-    address: str, service: FakeService, recording: Path, flags: list[str]
+    address: str, service: ChecksumService, recording: Path, flags: list[str]
 ) -> None:
     service.may_answer.clear()
     command = [sys.executable, "-m", "api.grpc.client", str(recording), "--address", address, *flags]
@@ -123,7 +123,7 @@ def test_stream_prints_the_same_from_a_server_without_the_incremental_call(
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_terminal_shows_a_bar_for_the_upload_and_one_for_the_seconds_done(tmp_path: Path) -> None:
     recording = write_wav(tmp_path / "a.wav", seconds=8)
-    with listening(FakeService(), model_chunk_duration=3) as server:
+    with listening(ChecksumService(), model_chunk_duration=3) as server:
         server.start()
         out, shown = _run_on_terminal([str(recording), "--address", f"127.0.0.1:{server.port}", "--stream"])
     assert len(out.split()) > 1  # several segments

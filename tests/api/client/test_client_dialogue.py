@@ -15,7 +15,7 @@ from ml.audio.splitter import Chunk
 from ml.interfaces import SAMPLE_RATE, Capabilities, RecognitionOptions
 from ml.transcript import Completion, Word
 from tests.support.audio import pcm, voice, wav_header
-from tests.support.client_server import FakeService, expected_text, listening, write_wav
+from tests.support.client_server import ChecksumService, expected_text, listening, write_wav
 
 Printed = pytest.CaptureFixture[str]
 
@@ -30,7 +30,7 @@ DURATION_S = 12.0
 FRAME_SAMPLES = SAMPLE_RATE // 10
 
 
-class Listener(FakeService):
+class Listener(ChecksumService):
     """Recognises the phrases of DIALOGUE that sound in a chunk, each word with its time and confidence."""
 
     capabilities = Capabilities(frozenset({"ru", "en"}), takes_prompt=True)
@@ -176,7 +176,7 @@ def test_library_takes_the_options_of_the_contract_in_every_call(address: str, c
 
 def test_mono_recording_is_called_channel_one_where_channels_are_asked_for(tmp_path: Path, capsys: Printed) -> None:
     recording = write_wav(tmp_path / "a.wav", seconds=3)
-    with listening(FakeService()) as server:
+    with listening(ChecksumService()) as server:
         server.start()
         assert main([str(recording), "--address", f"127.0.0.1:{server.port}", "--format", "vtt", "--channels"]) == 0
     assert f"Канал 1: {expected_text(recording)}" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from api.http import protocols
 from api.http.upstream import Upstream
 from generated.v1.transcription_pb2 import AudioChunk, Segment, TranscriptionUpdate
 from tests.support.audio import voice, wav
-from tests.support.client_server import FakeService
+from tests.support.client_server import ChecksumService
 from tests.support.http_gateway import TRANSCRIPTIONS, RunningGateway, form, gateway, read_all, request_head
 from tests.support.waiting import wait_until_equal
 
@@ -68,7 +68,7 @@ def test_body_of_a_request_that_is_answered_is_not_waited_for(running: RunningGa
         assert b" 405 " in read_all(connection)
 
 
-class Talkative(FakeService):
+class Talkative(ChecksumService):
     """Answers with more than all buffers on the way hold."""
 
     def TranscribeAudioIncremental(

@@ -19,7 +19,7 @@ from api.http import live
 from api.http.errors import ApiError
 from generated.v1.transcription_pb2 import AudioChunk, Segment, TranscriptionUpdate
 from tests.support.audio import SAMPLE_RATE, pcm, voice, wav
-from tests.support.client_server import FakeService
+from tests.support.client_server import ChecksumService
 from tests.support.http_gateway import RunningGateway, gateway
 from tests.support.waiting import HANG_LIMIT_S, wait_until_equal
 
@@ -196,7 +196,7 @@ def test_client_that_falls_silent_is_ended_and_its_call_with_it() -> None:
 
 
 def test_client_that_leaves_cancels_its_call() -> None:
-    service = FakeService()
+    service = ChecksumService()
     service.may_answer.clear()
     with gateway(service) as running:
         with opened(running) as connection:
@@ -205,7 +205,7 @@ def test_client_that_leaves_cancels_its_call() -> None:
         assert service.saw_cancellation.wait(HANG_LIMIT_S)
 
 
-class Talkative(FakeService):
+class Talkative(ChecksumService):
     """Answers with more than all buffers on the way hold."""
 
     def TranscribeAudioIncremental(
@@ -219,7 +219,7 @@ class Talkative(FakeService):
 
 
 def test_client_that_keeps_within_the_window_is_seen_to_leave_while_it_is_held_back() -> None:
-    service = FakeService()
+    service = ChecksumService()
     service.may_answer.clear()
     audio_bytes = wav(np.tile(voice(60), 20))
     with gateway(service) as running:
@@ -259,7 +259,7 @@ def test_client_that_takes_nothing_is_ended() -> None:
 
 
 def test_client_that_is_held_back_for_long_is_not_taken_for_gone() -> None:
-    service = FakeService()
+    service = ChecksumService()
     service.may_answer.clear()
     audio_bytes = wav(np.tile(voice(60), 20))
     with gateway(service, idle_timeout_s=1.0) as running, opened(running) as connection:
@@ -274,7 +274,7 @@ def test_client_that_is_held_back_for_long_is_not_taken_for_gone() -> None:
 
 
 def test_stopping_server_answers_what_is_under_way() -> None:
-    service = FakeService()
+    service = ChecksumService()
     service.may_answer.clear()
     with gateway(service) as running, opened(running) as connection:
         send(connection, AUDIO)

@@ -19,7 +19,7 @@ from resources.config import PROJECT_ROOT
 from tests.conftest import sample, settings_for_tests
 from tests.support.audio import voice, wav
 from tests.support.certificates import Certificates
-from tests.support.client_server import FakeService
+from tests.support.client_server import ChecksumService
 from tests.support.http_gateway import TRANSCRIPTIONS, gateway
 from tests.support.ports import free_port
 from tests.support.processes import run, started
@@ -134,7 +134,7 @@ def test_mutual_tls_asks_for_a_certificate_of_the_authority(certificates: Certif
 
 def test_stopping_one_after_the_other_loses_no_request() -> None:
     """As the program does it: HTTP first, then the service that its requests are calls of."""
-    service = FakeService()
+    service = ChecksumService()
     service.may_answer.clear()
     with gateway(service) as running:
         answers: list[int] = []
@@ -155,7 +155,7 @@ def test_stopping_one_after_the_other_loses_no_request() -> None:
 
 
 def test_private_address_is_for_this_user_alone() -> None:
-    server = TranscriptionServer(FakeService(), settings_for_tests())
+    server = TranscriptionServer(ChecksumService(), settings_for_tests())
     address = server.bind_private()
     try:
         if address.startswith("unix:"):

@@ -11,7 +11,7 @@ import pytest
 
 from api.http import transcriptions
 from tests.support.audio import SAMPLE_RATE, voice, wav
-from tests.support.client_server import FakeService
+from tests.support.client_server import ChecksumService
 from tests.support.http_gateway import (
     TRANSCRIPTIONS,
     RunningGateway,
@@ -192,7 +192,7 @@ def test_limit_of_the_service_on_a_stream_is_a_413_too() -> None:
 
 
 def test_upload_that_stops_is_ended_and_its_call_with_it() -> None:
-    service = FakeService()
+    service = ChecksumService()
     with gateway(service, idle_timeout_s=0.5) as running, running.connect() as connection:
         body, content_type = form(("model", "m"), ("file", AUDIO))
         connection.sendall(request_head(content_type, f"Content-Length: {len(body)}") + body[:-100])
@@ -203,7 +203,7 @@ def test_upload_that_stops_is_ended_and_its_call_with_it() -> None:
 
 
 def test_client_that_leaves_while_it_is_waited_for_cancels_the_call() -> None:
-    service = FakeService()
+    service = ChecksumService()
     service.may_answer.clear()
     with gateway(service) as running:
         with running.connect() as connection:
@@ -217,7 +217,7 @@ def test_client_that_leaves_while_it_is_waited_for_cancels_the_call() -> None:
 
 
 def test_client_that_leaves_in_the_middle_of_its_upload_cancels_the_call() -> None:
-    service = FakeService()
+    service = ChecksumService()
     service.may_answer.clear()
     with gateway(service) as running:
         with running.connect() as connection:
@@ -244,7 +244,7 @@ def test_overload_says_when_to_come_again() -> None:
 
 
 def test_requests_over_the_gateways_limit_come_back_later() -> None:
-    service = FakeService()
+    service = ChecksumService()
     service.may_answer.clear()
     with gateway(service, max_requests=1) as running:
         first = threading.Thread(target=running.post, args=(AUDIO,))
@@ -258,7 +258,7 @@ def test_requests_over_the_gateways_limit_come_back_later() -> None:
 
 
 def test_stopping_lets_a_request_finish_and_refuses_others() -> None:
-    service = FakeService()
+    service = ChecksumService()
     service.may_answer.clear()
     with gateway(service) as running:
         answers: list[httpx.Response] = []
@@ -277,7 +277,7 @@ def test_stopping_lets_a_request_finish_and_refuses_others() -> None:
 
 
 def test_stopping_waits_no_longer_than_its_grace() -> None:
-    service = FakeService()
+    service = ChecksumService()
     service.may_answer.clear()
     with gateway(service) as running:
         with pytest.raises(httpx.HTTPError):
@@ -289,7 +289,7 @@ def test_stopping_waits_no_longer_than_its_grace() -> None:
 
 
 def test_error_after_the_first_segment_ends_the_stream_with_an_error_event() -> None:
-    service = FakeService()
+    service = ChecksumService()
     with gateway(service, audio_max_duration_s=100) as running:
         events = events_of(running.post(wav(voice(130)), stream="true"))
         assert events[0]["type"] == "transcript.text.delta"
@@ -300,7 +300,7 @@ def test_segments_come_as_they_are_ready_once_the_upload_is_complete() -> None:
     release = threading.Event()
     two_parts = np.concatenate([voice(20), np.zeros(2 * SAMPLE_RATE, np.float32), voice(20)])
 
-    class OneByOne(FakeService):
+    class OneByOne(ChecksumService):
         def recognise(self, chunks, cancelled, options):  # type: ignore[no-untyped-def]
             for number, completion in enumerate(super().recognise(chunks, cancelled, options)):
                 if number:
