@@ -1,4 +1,4 @@
-"""Measures a model on recordings with known texts: WER, CER, speed and the worst files."""
+"""Measures a model on recordings with known texts: WER, CER, speed, the worst files, the worth of its confidence."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,9 @@ from dataclasses import asdict, dataclass
 import jiwer
 from tqdm import tqdm
 
+from ml import reliability
 from ml.errors import SpeechError
+from ml.interfaces import RecognitionOptions
 from ml.manifest import ManifestError, Sample, normalise, read_manifest
 from ml.transcribe import (
     DEFAULT_MODELS,
@@ -44,6 +46,7 @@ class Score:
     words: int  # in the reference
     audio_duration_s: float
     failure: str = ""  # why there is no transcript; all words of the reference count as missing
+    judged: tuple[reliability.JudgedWord, ...] = ()  # the words with a confidence, where word times were asked for
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,12 @@ def main(arguments: list[str] | None = None) -> int:
 
             def transcribe(path: Path) -> Transcript:
                 with path.open("rb") as file:
-                    return pipeline.transcribe(file)
+                    return pipeline.transcribe(file, options=RecognitionOptions(word_times=flags.reliability))
 
             report = evaluate(samples, transcribe, merge_yo=not flags.keep_yo, jobs=flags.jobs)
         print(to_text(report, flags.worst))
+        if flags.reliability:
+            print(reliability.to_text([word for score in report.scores for word in score.judged]))
         if flags.json:
             model = flags.model or DEFAULT_MODELS[flags.implementation]
             flags.json.write_text(to_json(report, flags.manifest, model), encoding="utf-8")
@@ -161,6 +166,7 @@ def _score(sample: Sample, transcribe: Transcribe, merge_yo: bool) -> Score:
         transcript, failure = Transcript((), 0.0), str(error)
     reference, recognised = normalise(sample.text, merge_yo), normalise(transcript.text, merge_yo)
     compared = jiwer.process_words(reference, recognised)
+    words = [word for segment in transcript.segments for word in segment.words]
     return Score(
         audio=sample.audio,
         reference=sample.text,
@@ -169,6 +175,7 @@ def _score(sample: Sample, transcribe: Transcribe, merge_yo: bool) -> Score:
         words=len(reference.split()),
         audio_duration_s=transcript.audio_duration_s,
         failure=failure,
+        judged=reliability.judge(words, sample.text, merge_yo),
     )
 
 
@@ -183,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", metavar="OUT", type=Path, help="куда записать отчёт в JSON")
     parser.add_argument("--jobs", type=int, default=4, metavar="N", help="файлов сразу; по умолчанию %(default)s")
     parser.add_argument("--worst", type=int, default=5, metavar="N", help="сколько худших файлов показать")
+    parser.add_argument("--reliability", action="store_true", help="показать долю верных слов по их уверенности")
     parser.add_argument("--keep-yo", action="store_true", help="считать ё и е разными буквами")
     return parser
 

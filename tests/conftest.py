@@ -106,6 +106,7 @@ class Bundled:
 
     stub: Stub
     speech: Speech
+    address: str
 
 
 @contextmanager
@@ -120,8 +121,9 @@ def serving_bundled(implementation: str, request: pytest.FixtureRequest, **value
     server.start()
     if implementation == "borealis-ray":
         _await_sole_model()
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}", options=[("grpc.max_send_message_length", -1)]) as channel:
-        yield Bundled(transcription_pb2_grpc.TranscriptionServiceStub(channel), speech)
+    address = f"127.0.0.1:{server.port}"
+    with grpc.insecure_channel(address, options=[("grpc.max_send_message_length", -1)]) as channel:
+        yield Bundled(transcription_pb2_grpc.TranscriptionServiceStub(channel), speech, address)
     server.stop()
 
 

@@ -18,22 +18,7 @@ CALL_FIELDS = (
 )  # what the call must know before its first byte of audio
 _LISTS = ("timestamp_granularities", "timestamp_granularities[]")
 _YES, _NO = ("true", "1"), ("false", "0", "")
-_FORMAT_OF_TYPE = {  # what a browser or a client says a file is, where the file's name does not
-    "audio/mpeg": "mp3",
-    "audio/mp3": "mp3",
-    "audio/wav": "wav",
-    "audio/x-wav": "wav",
-    "audio/wave": "wav",
-    "audio/vnd.wave": "wav",
-    "audio/mp4": "m4a",
-    "audio/x-m4a": "m4a",
-    "video/mp4": "m4a",
-    "audio/flac": "flac",
-    "audio/x-flac": "flac",
-    "audio/ogg": "ogg",
-    "audio/aac": "aac",
-}
-_FORMAT_OF_ENDING = {"mp4": "m4a", "mpga": "mp3", "mpeg": "mp3", "oga": "ogg", "opus": "ogg"}  # as OpenAI takes them
+_FORMAT_OF_ENDING = {"mpeg": "mp3"}  # which OpenAI takes and the service does not
 
 
 @dataclass(frozen=True)
@@ -108,9 +93,13 @@ class Fields:
 
 
 def describe(options: Options, filename: str, content_type: str, word_times: bool) -> AudioChunk:
-    """The first message of the call, still without audio. A file without a name is called by its field."""
+    """The first message of the call, still without audio. A file without a name is called by its field.
+
+    Where the name has no ending, the media type names the format, as a browser sends it with a recording.
+    """
     ending = filename.rpartition(".")[2].lower() if "." in filename else ""
-    known = _FORMAT_OF_ENDING.get(ending) or ("" if ending else _FORMAT_OF_TYPE.get(content_type, ""))
+    is_media = content_type.startswith(("audio/", "video/"))
+    known = _FORMAT_OF_ENDING.get(ending, "") if ending or not is_media else content_type
     return AudioChunk(
         filename=filename or "file",
         format=options.format or known,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fastapi import Request, Response
 
+from api.grpc.client.formats import SUBTITLES
 from api.http import form
 from api.http.answers import answer
 from api.http.body import Body
@@ -118,7 +119,8 @@ async def _begin(events: AsyncIterator[form.Event], fields: Fields) -> _Upload:
     if upload is None:
         raise invalid("MISSING_FILE", "В форме нет файла: передайте его в поле file", form.FILE_FIELD)
     upload.asked = upload.options = fields.read()
-    upload.asks_words = upload.asks_words or upload.asked.wants_words
+    is_subtitled = upload.asked.response_format in SUBTITLES  # which begin and end at words
+    upload.asks_words = upload.asks_words or upload.asked.wants_words or is_subtitled
     return upload
 
 

@@ -1,20 +1,23 @@
 """Gives the words of a text their places in the recording: the model's, or shares of the voiced time."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.audio.levels import FRAME_S, frame_powers
+from ml.audio.levels import FRAME_S, Frames, frame_powers
 from ml.audio.splitter import Chunk
 from ml.interfaces import Waveform
 from ml.transcript import Completion, Word
 
 _VOICED_SHARE = 0.3  # of the range from the noise floor to speech, in dB; quieter frames are a pause
+_ROUNDING = 1e-9  # of bounds, in frames
 _MAX_RANGE_DB = 45.0
 _MIN_RANGE_DB = 6.0  # with less there are no pauses
 _SMOOTH_FRAMES = 3  # 30 ms
+_WORD_PAUSE_S = 0.25  # longer than the closure of a stop consonant: between words, not within one
 
 
 def text_of(words: Sequence[Word]) -> str:
@@ -87,23 +90,54 @@ def _bare(text: str) -> str:
 
 
 def _estimate(texts: Sequence[str], waveform: Waveform) -> list[Word]:
-    """Words that share the voiced time of `waveform` (N,) by their numbers of characters; times from its beginning."""
+    """Words that share the voiced time of `waveform` (N,) by their numbers of characters; times from its beginning.
+
+    A pause lies between two words and in none.
+    """
     if not texts:
         return []
-    voiced_s = np.flatnonzero(_is_voiced(waveform)) * FRAME_S  # starts of the voiced frames
+    voiced_s = np.asarray(np.flatnonzero(_is_voiced(waveform)) * FRAME_S, np.float64)  # starts of the voiced frames
     if not len(voiced_s):
         voiced_s = np.zeros(1)
-    ends = np.cumsum([len(text) + 1 for text in texts])  # a space follows each word
-    bounds = np.concatenate([[0], ends]) / ends[-1] * len(voiced_s)
-    # A word begins in the frame after a pause and ends in the frame before one, though both have one position.
-    first = np.minimum(bounds[:-1].astype(int), len(voiced_s) - 1)
-    last = np.ceil(bounds[1:]).astype(int) - 1
-    starts_s = voiced_s[first] + (bounds[:-1] - first) * FRAME_S
-    ends_s = voiced_s[last] + (bounds[1:] - last) * FRAME_S
-    return [
-        Word(text, float(start_s), float(end_s), is_estimated=True)
-        for text, start_s, end_s in zip(texts, starts_s, ends_s, strict=True)
-    ]
+    bounds = _at_pauses(_shares(texts) * len(voiced_s), voiced_s)
+    words = []
+    for text, start, end in zip(texts, bounds, bounds[1:], strict=False):
+        start_s, end_s = _longest_run(voiced_s, start, end)
+        words.append(Word(text, start_s, end_s, is_estimated=True))
+    return words
+
+
+def _shares(texts: Sequence[str]) -> Frames:
+    """The bounds (W + 1,) of the words in [0, 1], by their numbers of characters; a space follows each word."""
+    ends = np.cumsum([0] + [len(text) + 1 for text in texts])
+    return np.asarray(ends / ends[-1], np.float64)
+
+
+def _at_pauses(bounds: Frames, voiced_s: Frames) -> Frames:
+    """Move bounds of words to the pauses nearest to them, and those between in proportion.
+
+    bounds: (W + 1,), counted in voiced frames; voiced_s: where those start (n,)
+    """
+    after = np.flatnonzero(np.diff(voiced_s) > _WORD_PAUSE_S + FRAME_S) + 1  # first frames after a pause
+    taken = {0: 0, len(bounds) - 1: len(voiced_s)}  # by the number of the bound
+    for frame in sorted(after.tolist(), key=lambda frame: voiced_s[frame - 1] - voiced_s[frame]):  # longest first
+        bound = int(np.argmin(np.abs(bounds - frame)))
+        if bound not in taken and all((bound - other) * (frame - at) > 0 for other, at in taken.items()):
+            taken[bound] = frame
+    numbers = sorted(taken)
+    return np.asarray(np.interp(bounds, bounds[numbers], [taken[number] for number in numbers]), np.float64)
+
+
+def _longest_run(voiced_s: Frames, start: float, end: float) -> tuple[float, float]:
+    """Times of the longest stretch without a pause between two places, which are counted in voiced frames."""
+    first = min(int(start), len(voiced_s) - 1)
+    last = max(math.ceil(end - _ROUNDING) - 1, first)
+    pauses = first + np.flatnonzero(np.diff(voiced_s[first : last + 1]) > _WORD_PAUSE_S + FRAME_S)
+    runs = list(zip([first, *(pauses + 1)], [*pauses, last], strict=True))
+    longest = max(runs, key=lambda run: run[1] - run[0])
+    starts_at = max(start, longest[0]) - longest[0]
+    ends_at = min(end, longest[1] + 1) - longest[1]
+    return float(voiced_s[longest[0]] + starts_at * FRAME_S), float(voiced_s[longest[1]] + ends_at * FRAME_S)
 
 
 def _is_voiced(waveform: Waveform) -> NDArray[np.bool_]:

@@ -2,14 +2,17 @@
 
 import json
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from ml.errors import UndecodableAudioError
 from ml.evaluate import Report, evaluate, main, to_json, to_text
+from ml.interfaces import RecognitionOptions
 from ml.manifest import ManifestError, Sample, normalise, read_manifest
-from ml.transcript import Segment, Transcript
+from ml.reliability import JudgedWord, bins, calibration_error, judge
+from ml.transcript import Segment, Transcript, Word
 from tests.support.waiting import HANG_LIMIT_S
 
 
@@ -105,6 +108,53 @@ def test_json_report_carries_figures_and_every_file() -> None:
     figures = json.loads(to_json(report, Path("somewhere/test.tsv"), "borealis"))
     assert (figures["wer"], figures["manifest"], figures["model"]) == (0.5, "test.tsv", "borealis")
     assert figures["scores"][0]["transcript"] == "раз" and figures["rtfx"] == pytest.approx(report.rtfx)
+
+
+def words(**confidences: float | None) -> list[Word]:
+    return [Word(text.replace("_", "-"), 0.0, 1.0, confidence) for text, confidence in confidences.items()]
+
+
+def test_words_are_judged_at_their_place_in_the_reference() -> None:
+    found = words(Ну=0.9, что_то=0.8, лишнее=0.4, два=None, тра=0.3)
+    judged = judge(found, "ну что-то, два три", merge_yo=True)
+    assert judged == tuple(
+        JudgedWord(*pair) for pair in ((0.9, True), (0.8, True), (0.8, True), (0.4, False), (0.3, False))
+    )
+    assert judge([], "ну", merge_yo=True) == ()
+
+
+def test_bins_hold_every_word_once() -> None:
+    judged = [JudgedWord(confidence, confidence > 0.5) for confidence in (0.0, 0.29, 0.3, 0.5, 0.95, 1.0)]
+    found = bins(judged)
+    assert [(one.low, one.words) for one in found] == [(0.0, 2), (0.3, 1), (0.5, 1), (0.95, 2)]
+    assert found[-1].share_right == 1 and found[-1].mean_confidence == pytest.approx(0.975)
+
+
+def test_calibration_error_is_nothing_where_confidence_is_the_share_of_right_words() -> None:
+    fair = [JudgedWord(0.75, number % 4 > 0) for number in range(8)]
+    assert calibration_error(fair) == 0
+    assert calibration_error([JudgedWord(1.0, False)] * 3) == 1
+
+
+def test_reliability_table_needs_words_with_a_confidence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    class FakePipeline:
+        def transcribe(self, file: object, options: RecognitionOptions) -> Transcript:
+            asked.append(options.word_times)
+            given = tuple(words(раз=0.97, два=0.6)) if options.word_times else ()
+            return Transcript((Segment(0.0, 1.0, "раз два", words=given),), 1.0)
+
+    monkeypatch.setattr("ml.evaluate.open_pipeline", lambda *_: nullcontext(FakePipeline()))
+    manifest = folder / "m.tsv"
+    manifest.write_text("b.wav\tраз три\n", encoding="utf-8")
+    assert main([str(manifest)]) == 0 and "Уверенность" not in capsys.readouterr().out
+    assert main([str(manifest), "--reliability"]) == 0
+    printed = capsys.readouterr().out
+    assert "слов 2, верных 50.0%" in printed and "0.95 - 1.00      1       0.97   100.0%" in printed
+    assert asked == [False, True]
 
 
 @pytest.fixture

@@ -103,11 +103,11 @@ def _send(client: TranscriptionClient, path: Path, flags: argparse.Namespace, wi
 
 
 def _options(flags: argparse.Namespace) -> TranscriptionOptions:
-    # Subtitles of separate channels take turns only if the place of each word is known.
-    is_dialogue = flags.channels and flags.format in SUBTITLES
+    # Subtitles begin and end at words, so that none stays over a silence and those of two channels take turns.
+    is_subtitled = flags.format in SUBTITLES
     return TranscriptionOptions(
         channel_mode=SEPARATE if flags.channels else MIX,
-        word_times=flags.words or is_dialogue,
+        word_times=flags.words or is_subtitled,
         language=flags.language,
         prompt=flags.prompt,
     )
@@ -163,9 +163,7 @@ def _add_call(group: "argparse._ArgumentGroup") -> None:
 
 
 def _add_options(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument(
-        "--words", action="store_true", help="время и уверенность каждого слова; субтитры - по границам слов"
-    )
+    group.add_argument("--words", action="store_true", help="время и уверенность каждого слова (в json и tsv)")
     group.add_argument(
         "--channels", action="store_true", help="распознать каждый канал отдельно; субтитры называют канал"
     )

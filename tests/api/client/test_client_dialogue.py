@@ -133,7 +133,7 @@ def test_table_and_json_carry_channels_confidence_and_words(
             assert (row["confidence"], row["words"], segment["words"]) == ("", "", [])
 
 
-def test_channels_are_mixed_and_words_have_no_times_unless_asked_for(
+def test_channels_are_mixed_unless_asked_for_and_words_have_times_for_subtitles_alone(
     address: str, call: Path, service: Listener, capsys: Printed
 ) -> None:
     assert main([str(call), "--address", address, "--format", "json"]) == 0
@@ -142,6 +142,7 @@ def test_channels_are_mixed_and_words_have_no_times_unless_asked_for(
     assert set(service.options) == {RecognitionOptions()}
     assert main([str(call), "--address", address, "--format", "srt"]) == 0
     assert "Канал" not in capsys.readouterr().out
+    assert service.options[-1].word_times
 
 
 @pytest.mark.parametrize("way", [[], ["--stream"]])

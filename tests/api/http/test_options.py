@@ -53,10 +53,11 @@ def test_value_that_is_not_allowed_names_its_field(fields: dict[str, str], param
     ("filename", "content_type", "sent"),
     [
         ("a.wav", "audio/mpeg", ("a.wav", "")),
-        ("a.MP4", "", ("a.MP4", "m4a")),
-        ("a.opus", "audio/ogg", ("a.opus", "ogg")),
-        ("blob", "audio/wav", ("blob", "wav")),
-        ("", "audio/mpeg", ("file", "mp3")),
+        ("a.MP4", "", ("a.MP4", "")),
+        ("a.mpeg", "audio/ogg", ("a.mpeg", "mp3")),
+        ("blob", "audio/webm;codecs=opus", ("blob", "audio/webm;codecs=opus")),
+        ("", "audio/mpeg", ("file", "audio/mpeg")),
+        ("blob", "application/octet-stream", ("blob", "")),
         ("a.exe", "audio/wav", ("a.exe", "")),
     ],
 )

@@ -32,6 +32,24 @@ def test_longer_word_gets_a_larger_share(chunk: Chunk) -> None:
     assert long.end_s - long.start_s > 3 * (short.end_s - short.start_s)
 
 
+@pytest.mark.parametrize("text", ["раз", "раз два", "раз два три четыре", "я предпочитаю ехать туда", "а " * 60])
+def test_no_estimated_word_stretches_over_a_pause(text: str) -> None:
+    parts = [SILENT, voice(1.7), SILENT, voice(0.9, seed=1), SILENT[:8000], voice(2.3, seed=2), SILENT]
+    chunk = Chunk(np.concatenate(parts), 0)
+    words = words_of(Completion(text), chunk, with_times=True)
+    assert len(words) == len(text.split())
+    for start_s, end_s in ((0, 2), (3.7, 5.7), (6.6, 7.1), (9.4, 11.4)):
+        assert not [word for word in words if word.start_s < end_s - 0.1 and word.end_s > start_s + 0.1]
+    assert all(before.end_s <= after.start_s + 1e-9 for before, after in pairwise(words))
+
+
+def test_pause_is_where_a_word_ends_and_the_next_begins() -> None:
+    chunk = Chunk(np.concatenate([voice(2), SILENT, voice(1.5)]), 0)
+    first, second, third = words_of(Completion("слово слово слово"), chunk, with_times=True)
+    assert (second.end_s, third.start_s) == (pytest.approx(2, abs=0.1), pytest.approx(4, abs=0.1))
+    assert first.end_s == pytest.approx(second.start_s) == pytest.approx(1, abs=0.1)
+
+
 def test_words_of_the_model_are_divided_as_the_text_is(chunk: Chunk) -> None:
     parts = (Word(" что", 2.0, 2.2, 0.9), Word("-то", 2.2, 2.5, 0.3), Word("не так", 2.6, 3.0, 0.5))
     first, second, third = words_of(Completion("что-то не так", words=parts), chunk, with_times=True)
