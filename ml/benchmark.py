@@ -124,11 +124,11 @@ def _measure_served(
     assert folder is not None
     lines: list[Line] = []
     with served(PROGRAMS, folder, model.device, settings) as server:
+        if "stream" in flags.workloads:
+            lines += measure_stream(server, recordings.wav(sizes.file_s), sizes.repeats, on_answer)
         if "beside" in flags.workloads:
             clips = recordings.clips(sizes.clip_s, sizes.beside)
             lines.append(measure_beside(server, clips, recordings.wav(sizes.long_s), sizes.long_s, on_answer))
-        if "stream" in flags.workloads:
-            lines += measure_stream(server, recordings.wav(sizes.file_s), sizes.repeats, on_answer)
         if "http" in flags.workloads:
             clip = recordings.wav(sizes.clip_s)
             lines += measure_http(server, clip, sizes.clip_s, sizes.http, sizes.clips, on_answer)

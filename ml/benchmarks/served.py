@@ -160,7 +160,7 @@ def measure_beside(
     busy_s, beside = _time_file(server, long, clips)
     on_answer()
     if not beside:
-        raise ModelError(FAILED.format("длинный файл распознан раньше первого клипа"))
+        raise ModelError(FAILED.format("длинный файл распознан раньше первого клипа, для этой машины он короток"))
     line = _line(BESIDE.format(long_s), "server", beside)
     compared = times_idle(line.p50_s, [answer["processing_time"] for answer in idle])
     return replace(line, extra={**compared, "file_throughput": alone_s / busy_s})

@@ -51,7 +51,7 @@ class Sizes:
     repeats: int = 3  # of the short workloads
 
 
-QUICK = Sizes(10, 8, 60, 900, (60, 240), (1, 4), 4, beside=3, http=10, cluster_calls=5, cluster_chunks=32, repeats=1)
+QUICK = Sizes(10, 8, 60, 1800, (60, 240), (1, 4), 4, beside=3, http=10, cluster_calls=5, cluster_chunks=32, repeats=1)
 
 
 @dataclass(frozen=True)

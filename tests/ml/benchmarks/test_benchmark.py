@@ -132,8 +132,8 @@ def test_stream_and_clips_beside_a_file_go_through_a_real_server(tmp_path: Path)
     sizes = Sizes(clip_s=1.0, file_s=2.0, long_s=1200.0, beside=1, repeats=1, head_start_s=0.0)
     flags = ["--device", "cpu", "--slots", "4", "--json", str(file), "--workloads", "beside", "stream"]
     assert benchmark.main(flags, sizes) == 0
-    *_, beside, unary, stream = json.loads(file.read_text(encoding="utf-8"))["lines"]
-    assert [line["strategy"] for line in (beside, unary, stream)] == ["server", "unary", "stream"]
+    *_, unary, stream, beside = json.loads(file.read_text(encoding="utf-8"))["lines"]
+    assert [line["strategy"] for line in (unary, stream, beside)] == ["unary", "stream", "server"]
     assert beside["audio_s"] == 1.0 and beside["extra"]["idle_p50_s"] > 0 and beside["extra"]["file_throughput"] > 0
     assert unary["audio_s"] == stream["audio_s"] == 2.0
     assert stream["extra"]["share_of_unary"] == stream["p50_s"] / unary["p50_s"]
