@@ -24,6 +24,7 @@ class RecognitionOptions:
     language: str = ""  # ISO 639-1; empty for the model's default, "auto" to detect it
     prompt: str = ""  # names and terms to expect
     word_times: bool = False
+    again: bool = False  # these chunks have been recognised before, with a text that was no use
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,16 @@ import torch
 from ml.borealis.cuda import GraphedDecoder
 from ml.borealis.decoder import SlotDecoder
 from ml.borealis.sampler import Tokens
-from ml.borealis.transfer import AsyncEncoder, BatchEncoder, CudaReadback, HostEncoder, HostReadback, Readback
+from ml.borealis.transfer import (
+    AsyncEncoder,
+    AudioBatch,
+    BatchEncoder,
+    CudaReadback,
+    HostEncoder,
+    HostReadback,
+    PausableEncoder,
+    Readback,
+)
 
 
 class Decoder(Protocol):
@@ -39,6 +48,13 @@ class PathModel(Protocol):
 
     device: torch.device
 
+    @property
+    def pauses(self) -> bool:
+        """Whether `start_encoding` gives a batch that can pause."""
+
+    def start_encoding(self, waveforms: torch.Tensor) -> AudioBatch:
+        """The same as audio_embeddings, computed as the batch is advanced."""
+
     def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, N) on the device to audio embeddings (B, 375, H)."""
 
@@ -58,7 +74,8 @@ class DevicePath:
 
 def plain_path(model: PathModel, decoder: Decoder) -> DevicePath:
     """One thing after the other, on the current stream, each result awaited."""
-    return DevicePath(HostEncoder(model.audio_embeddings), decoder, HostReadback())
+    encoder = PausableEncoder(model.start_encoding) if model.pauses else HostEncoder(model.audio_embeddings)
+    return DevicePath(encoder, decoder, HostReadback())
 
 
 def fast_path(model: PathModel, decoder: Decoder, slots: int, encoder_batch: int) -> DevicePath:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -30,6 +31,15 @@ class EncoderLayer:
     fc1_bias: torch.Tensor
     fc2: Weight
     fc2_bias: torch.Tensor
+
+
+@dataclass(eq=False)
+class ChunkState:
+    """A chunk on its way through the encoder."""
+
+    x: torch.Tensor  # features (128, 3000), then hidden (1500, d), in the end embeddings (375, H)
+    layers: int = 0  # computed
+    is_complete: bool = False
 
 
 class CpuEncoder(nn.Module):
@@ -60,38 +70,47 @@ class CpuEncoder(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Audio embeddings (B, 375, H) of `features` (B, 128, 3000)."""
-        if len(features) == 1:
-            return self._embed(features[0])[None]
+        return EncoderPass(self, features).wait()
+
+    def advance(self, chunks: list[ChunkState], must_pause: Callable[[], bool]) -> None:
+        """Compute `chunks` to their embeddings, or until `must_pause()`."""
+        if len(chunks) == 1:
+            self._advance_chunk(chunks[0], must_pause)
+            return
         threads = torch.get_num_threads()
-        each, left_over = divmod(threads, len(features))
-        shares = [max(1, each + (number < left_over)) for number in range(len(features))]
+        each, left_over = divmod(threads, len(chunks))
+        shares = [max(1, each + (number < left_over)) for number in range(len(chunks))]
         try:
-            return torch.stack(list(self._workers.map(self._embed_on, shares, features)))
+            list(self._workers.map(self._advance_on, shares, chunks, repeat(must_pause)))
         finally:
             torch.set_num_threads(threads)
 
-    def _embed_on(self, threads: int, features: torch.Tensor) -> torch.Tensor:
-        """The same as _embed, by `threads` threads; for a worker."""
+    def _advance_on(self, threads: int, chunk: ChunkState, must_pause: Callable[[], bool]) -> None:
+        """The same as _advance_chunk, by `threads` threads; for a worker."""
         torch.set_num_threads(threads)
-        return self._embed(features)
+        self._advance_chunk(chunk, must_pause)
 
     @torch.inference_mode()
-    def _embed(self, features: torch.Tensor) -> torch.Tensor:
-        """Audio embeddings (375, H) of `features` (128, 3000)."""
-        return self._adapt(self._encode(features))
+    def _advance_chunk(self, chunk: ChunkState, must_pause: Callable[[], bool]) -> None:
+        if chunk.is_complete:
+            return
+        if chunk.layers == 0:
+            chunk.x = self._convolve(chunk.x)
+        for layer in self._layers[chunk.layers :]:
+            self.on_progress()
+            chunk.x += self._attend(layer, layer.attention_norm(chunk.x))
+            chunk.x += self._feed_forward(layer, layer.feed_forward_norm(chunk.x))
+            chunk.layers += 1
+            if must_pause():
+                return
+        chunk.x, chunk.is_complete = self._adapt(self._last_norm(chunk.x)), True
 
-    def _encode(self, features: torch.Tensor) -> torch.Tensor:
-        """The encoder's output (1500, d) for `features` (128, 3000)."""
+    def _convolve(self, features: torch.Tensor) -> torch.Tensor:
+        """The input (1500, d) of the first layer for `features` (128, 3000)."""
         x = features[None].to(self._dtype)
         for convolution in self._convolutions:
             x = gelu_(convolution(x))  # (1, d, 3000), then (1, d, 1500)
-        x = (x[0].t().contiguous() + self._positions).to(self._dtype)
-        for layer in self._layers:
-            self.on_progress()
-            x += self._attend(layer, layer.attention_norm(x))
-            x += self._feed_forward(layer, layer.feed_forward_norm(x))
-        normed: torch.Tensor = self._last_norm(x)
-        return normed
+        return (x[0].t().contiguous() + self._positions).to(self._dtype)
 
     def _attend(self, layer: EncoderLayer, x: torch.Tensor) -> torch.Tensor:
         attended = self._kernels.attend(self._kernels.linear(x, layer.qkv, layer.qkv_bias), self._heads)
@@ -106,6 +125,28 @@ class CpuEncoder(nn.Module):
         first, second = self._adapter
         together = x.reshape(-1, self._adapter_width)
         return self._kernels.linear(self._kernels.linear_gelu(together, first, None), second, None)
+
+
+class EncoderPass:
+    """A batch on its way through the encoder, which can pause after each layer. Implements transfer.AudioBatch."""
+
+    def __init__(self, encoder: CpuEncoder, features: torch.Tensor) -> None:
+        """Nothing of `features` (B, 128, 3000) is computed yet."""
+        self._encoder = encoder
+        self._chunks = [ChunkState(each) for each in features]
+
+    def advance(self, must_pause: Callable[[], bool]) -> None:
+        """See AudioBatch."""
+        self._encoder.advance(self._chunks, must_pause)
+
+    def is_ready(self) -> bool:
+        """See AudioBatch."""
+        return all(chunk.is_complete for chunk in self._chunks)
+
+    def wait(self) -> torch.Tensor:
+        """See AudioBatch: computes what is left."""
+        self.advance(lambda: False)
+        return torch.stack([chunk.x for chunk in self._chunks])
 
 
 def make_encoder(network: VoxtralForConditionalGeneration) -> CpuEncoder | None:

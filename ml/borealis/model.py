@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, VoxtralForCo
 
 from ml.borealis.config import GenerationOptions
 from ml.borealis.decoder import SlotDecoder
-from ml.borealis.encoder import make_encoder
+from ml.borealis.encoder import EncoderPass, make_encoder
 from ml.borealis.features import LogMel, pad_chunks
 from ml.borealis.generation import read_decoding_defaults
 from ml.borealis.linear import embedding_of, memory_of
@@ -112,6 +112,16 @@ class BorealisModel:
         batches = torch.split(features, ENCODER_BATCH[self.device.type])
         found = [self.network.get_audio_features(batch).pooler_output for batch in batches]  # (b * 375, H)
         return torch.cat(found).reshape(len(features), -1, found[0].shape[-1])  # (B, 375, H)
+
+    @property
+    def pauses(self) -> bool:
+        """Whether an encoder batch can pause for another."""
+        return self.encoder is not None
+
+    def start_encoding(self, waveforms: torch.Tensor) -> EncoderPass:
+        """Begin to encode `waveforms` (B, N <= 480,000), where `pauses`."""
+        assert self.encoder is not None
+        return EncoderPass(self.encoder, self.log_mel(waveforms))
 
     def audio_embeddings(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Audio embeddings (B, 375, H) of `waveforms` (B, N <= 480,000)."""

@@ -12,8 +12,9 @@ from ml.borealis.features import N_SAMPLES
 from ml.borealis.model import ENCODER_BATCH
 from ml.borealis.self_check import choose_path
 from ml.borealis.transfer import AudioBatch, Readback
-from ml.engine.continuous import ContinuousScheduler, Sequence
+from ml.engine.continuous import ContinuousScheduler
 from ml.engine.engine import QUEUE_CAPACITY, Engine
+from ml.engine.model_runner import Sequence
 from ml.interfaces import Waveform
 from ml.transcript import Completion, FinishReason
 
@@ -40,13 +41,14 @@ class Model(PathModel, Protocol):
 
 
 class BorealisRunner:
-    """Implements ml.engine.continuous.ModelRunner over a model and its decoder of `slots` rows."""
+    """Implements ml.engine.model_runner.ModelRunner over a model and its decoder of `slots` rows."""
 
     def __init__(self, model: Model, slots: int) -> None:
         device = model.device
         self.slots = slots
         self.encoder_batch = min(slots, ENCODER_BATCH[device.type] * model.encoder_workers)
         self.partial_steps = device.type == "cpu"  # a GPU would have to launch the kernels of such a step one by one
+        self.pauses = model.pauses
         self.max_chunk_samples = N_SAMPLES
         self.logger = logging.getLogger("BorealisModel")
         self.on_progress: Callable[[], None] = lambda: None

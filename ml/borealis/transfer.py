@@ -18,6 +18,9 @@ Encode = Callable[[torch.Tensor], torch.Tensor]
 class AudioBatch(Protocol):
     """Chunks being encoded."""
 
+    def advance(self, must_pause: Callable[[], bool]) -> None:
+        """Compute until the embeddings are there or `must_pause()`; a GPU does it by itself."""
+
     def is_ready(self) -> bool:
         """Whether the embeddings are computed."""
 
@@ -34,9 +37,12 @@ class BatchEncoder(Protocol):
 
 @dataclass(frozen=True)
 class HostBatch:
-    """On the CPU a batch is ready once it is there."""
+    """A batch that was computed at once."""
 
     audio: torch.Tensor  # (B, 375, H)
+
+    def advance(self, must_pause: Callable[[], bool]) -> None:
+        """See AudioBatch."""
 
     def is_ready(self) -> bool:
         """See AudioBatch."""
@@ -48,7 +54,7 @@ class HostBatch:
 
 
 class HostEncoder:
-    """On the CPU: nothing to copy and nothing to overlap with."""
+    """On the host: nothing to copy and nothing to overlap with."""
 
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
@@ -58,12 +64,27 @@ class HostEncoder:
         return HostBatch(self._encode(pad_chunks(waveforms)))
 
 
+class PausableEncoder:
+    """On the CPU, where a batch may pause for another."""
+
+    def __init__(self, start: Callable[[torch.Tensor], AudioBatch]) -> None:
+        """`start` takes waveforms (B, N) to a batch of which nothing is computed yet."""
+        self._start = start
+
+    def encode(self, waveforms: Sequence[Waveform]) -> AudioBatch:
+        """See BatchEncoder."""
+        return self._start(pad_chunks(waveforms))
+
+
 @dataclass(frozen=True)
 class CudaBatch:
     """A batch on the encoder's stream."""
 
     audio: torch.Tensor  # (B, 375, H)
     done: torch.cuda.Event
+
+    def advance(self, must_pause: Callable[[], bool]) -> None:
+        """See AudioBatch."""
 
     def is_ready(self) -> bool:
         """See AudioBatch."""

@@ -1,96 +1,32 @@
 """Continuous batching: sequences are encoded in batches, decoded side by side, and leave one by one as they finish."""
 
-import logging
 import time
 from collections.abc import Callable, Hashable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic
 
-from ml.engine.request import Request
+from ml.engine.model_runner import B, ModelRunner, Sequence
+from ml.engine.request import Request, Retry
 from ml.engine.scheduler import Budget, EngineStats, Heartbeat, halve, log_failure
-from ml.interfaces import Waveform
-from ml.transcript import Completion
 
 SPARSE = 2  # compact once a step would cover so many times as many rows as sequences: a step costs by its rows
 DECODE_SHARE = 0.25  # least share of the time for decode steps, while there is anything to decode
 ENCODE_SHARE = 0.25  # the same for the encoder while a new recording's first chunk is in decoding: it goes first
-URGENT_STEPS = 3  # steps of urgent sequences alone, for each step of all
+OVERTAKING_SHARE = 0.75  # most of the encoder's time for new recordings that overtake others
+URGENT_STEPS = 7  # steps of urgent sequences alone, for each step of all
 MAX_SEEN = 4096  # recordings remembered
 MIN_SLOTS_TO_RESERVE = 8  # from here on one row is kept for new recordings
 
 
 @dataclass(eq=False)
-class Sequence:
-    """One admitted chunk. It has a row of the KV cache from its prefill on."""
+class Encoding(Generic[B]):
+    """An encoder batch on its way."""
 
-    request: Request
-    urgent: bool = False  # decoded before the others
-    row: int | None = None
-    steps: int = 0  # decode steps started since the prefill
-    tokens: list[int] = field(default_factory=list)  # as read back from the device
-    probabilities: list[float] = field(default_factory=list)  # of the tokens, the end included
-    finished: bool = False  # complete, failed or evicted: tokens still under way for it are ignored
-    truncated: bool = False  # finished by the limit on tokens
-
-    def restart(self) -> None:
-        """Back to the state before the prefill."""
-        self.row, self.steps = None, 0
-        self.finished = self.truncated = False
-        self.tokens.clear()
-        self.probabilities.clear()
-
-
-class EncoderBatch(Protocol):
-    """Chunks being encoded."""
-
-    def is_ready(self) -> bool:
-        """Whether the embeddings are computed."""
-
-
-B = TypeVar("B", bound=EncoderBatch)
-
-
-class ModelRunner(Protocol[B]):
-    """What continuous batching needs of a model with an encoder and a token decoder."""
-
-    slots: int  # rows of the KV cache: sequences decoded side by side
-    encoder_batch: int  # chunks encoded together, at most
-    partial_steps: bool  # whether a step of a few sequences takes less time than one of all
-    max_chunk_samples: int
-    logger: logging.Logger
-    fast_path_failed: bool  # a slower path serves than the device should have
-    on_progress: Callable[[], None]  # called while an encoder batch or a prefill advances; the scheduler sets it
-
-    def encode(self, waveforms: list[Waveform]) -> B:
-        """Start encoding up to `encoder_batch` chunks."""
-
-    def prefill(self, sequences: list[Sequence], rows: list[int], batch: B) -> None:
-        """Fill `rows` of the KV cache from `batch`, in the order of `sequences`, and start decoding a first token."""
-
-    def step(self, sequences: list[Sequence], partial: bool) -> None:
-        """Start decoding one more token for each of `sequences`, given in the order of their rows.
-
-        They are all that have a row unless the step is `partial`.
-        """
-
-    def read_finished(self) -> list[Sequence]:
-        """Read the tokens that have arrived; return the sequences that they finish."""
-
-    def move(self, row: int, to: int) -> None:
-        """Copy the state of `row` to the vacant row `to`."""
-
-    def release(self, row: int) -> None:
-        """Note that the sequence in `row` has left."""
-
-    def clear(self) -> None:
-        """Forget tokens under way; every row is vacant."""
-
-    def complete(self, sequences: list[Sequence]) -> list[Completion]:
-        """The texts of finished sequences."""
-
-    def recover(self, error: Exception) -> None:
-        """Make the device usable after `error`, or raise it where every later call would fail as well."""
+    sequences: list[Sequence]
+    batch: B
+    overtakes: bool  # it was admitted before chunks that had waited for longer
+    paused: bool = False  # another batch has overtaken it
 
 
 class ContinuousScheduler(Generic[B]):
@@ -103,10 +39,12 @@ class ContinuousScheduler(Generic[B]):
         self.heartbeat = Heartbeat()
         self._runner = runner
         runner.on_progress = self.heartbeat.beat
+        self.waiting: Callable[[], AbstractSet[Hashable]] = frozenset
         self._sequences: list[Sequence] = []  # admitted and not finished, oldest first: all that is in flight
-        self._encoding: tuple[list[Sequence], B] | None = None  # the youngest of them
+        self._encodings: list[Encoding[B]] = []  # the last is worked on, the one before has been overtaken
         self._seen: dict[Hashable, None] = {}  # recordings admitted lately
-        self._new_went_first = False  # the last batch was of new recordings alone: the others are next
+        self._owed_s = 0.0  # encoder time that the others get before a recording overtakes them again
+        self._encoding_since_s = 0.0
         self._batch_s = 0.0  # what the last encoder batch took, its prefill included
         self._decoded_s = 0.0  # decode steps since then
         self._urgent_steps = 0  # since the last step of all
@@ -122,39 +60,42 @@ class ContinuousScheduler(Generic[B]):
         return len(self._decoding())
 
     def admission_budget(self, waiting: AbstractSet[Hashable]) -> Budget:
-        """See Scheduler. New recordings go first and by themselves, at most every other time."""
-        admitted = {sequence.request.recording_id for sequence in self._sequences}
-        new_recordings = waiting - admitted
-        decoding = self._decoding()
-        if self._encoding or (decoding and self._decoded_s < self._decode_s_wanted(decoding, new_recordings)):
-            return Budget(0)
-        vacant = self._runner.slots - len(decoding)
-        if new_recordings and new_recordings != waiting and not self._new_went_first:
+        """See Scheduler. New recordings overtake the others."""
+        new_recordings = self._new_among(waiting)
+        vacant = self._runner.slots - len(self._sequences)
+        if self._may_overtake(new_recordings, waiting):
             return Budget(min(len(new_recordings), self._runner.encoder_batch, vacant), new_recordings)
+        if self._encodings or not self._may_encode(new_recordings):
+            return Budget(0)
         reserved = 0 if new_recordings else int(self._runner.slots >= MIN_SLOTS_TO_RESERVE)
         return Budget(min(self._runner.encoder_batch, max(vacant - reserved, 0)))
 
     def admit(self, requests: list[Request]) -> None:
-        """See Scheduler: start encoding."""
+        """See Scheduler: begin an encoder batch."""
         started_s = time.perf_counter()
+        overtakes = bool(self._sequences) and not self._among_admitted(requests)
         sequences = self._append(requests)
         self._batch_s = self._decoded_s = 0.0
         self.stats.groups += 1
         self.stats.waited_s += sum(started_s - request.submitted_s for request in requests)
         try:
-            self._encoding = sequences, self._encode(sequences)
+            batch = self._encode(sequences)
         except Exception as error:
             self._isolate(sequences, error)
+            return
+        for encoding in self._encodings:
+            encoding.paused = True
+        self._encodings.append(Encoding(sequences, batch, overtakes))
 
     def advance(self) -> None:
-        """See Scheduler: prefill the encoder batch that is ready, and decode one token for each sequence."""
-        if self._encoding and (self._encoding[1].is_ready() or not self._decoding()):
-            sequences, batch = self._encoding
-            self._encoding = None
+        """See Scheduler: go on with the encoder batch, prefill it once ready, decode one token for each sequence."""
+        if self._encodings and self._may_go_on(self._encodings[-1]):
+            encoding = self._encodings[-1]
             try:
-                self._prefill(sequences, batch)
+                self._go_on(encoding)
             except Exception as error:
-                self._isolate(sequences, error)
+                self._encodings.remove(encoding)
+                self._isolate(encoding.sequences, error)
         if self._decoding():
             try:
                 self._step()
@@ -164,7 +105,7 @@ class ContinuousScheduler(Generic[B]):
     def clear(self) -> list[Request]:
         """See Scheduler."""
         self._runner.clear()
-        self._encoding = None
+        self._encodings = []
         sequences, self._sequences = self._sequences, []
         return [sequence.request for sequence in sequences]
 
@@ -173,11 +114,12 @@ class ContinuousScheduler(Generic[B]):
 
         Urgent is a recording's first chunk of all, and one that has none in flight while other recordings have.
         """
-        admitted = {sequence.request.recording_id for sequence in self._sequences}
-        self._new_went_first = bool(admitted) and not any(request.recording_id in admitted for request in requests)
+        admitted = self._admitted()
+        if not admitted:
+            self._owed_s = 0.0
         sequences = []
         for request in requests:
-            recording_id = request.recording_id
+            recording_id = _recording(request.recording_id)
             urgent = recording_id not in self._seen or (recording_id not in admitted and bool(admitted))
             sequences.append(Sequence(request, urgent))
             admitted.add(recording_id)
@@ -186,6 +128,46 @@ class ContinuousScheduler(Generic[B]):
             del self._seen[next(iter(self._seen))]
         self._sequences += sequences
         return sequences
+
+    def _admitted(self) -> set[Hashable]:
+        """Recordings that have chunks in flight."""
+        return {_recording(sequence.request.recording_id) for sequence in self._sequences}
+
+    def _among_admitted(self, requests: list[Request]) -> bool:
+        admitted = self._admitted()
+        return any(_recording(request.recording_id) in admitted for request in requests)
+
+    def _new_among(self, waiting: AbstractSet[Hashable]) -> AbstractSet[Hashable]:
+        """Recordings that wait and have no chunk in flight."""
+        admitted = self._admitted()
+        return {each for each in waiting if _recording(each) not in admitted and not isinstance(each, Retry)}
+
+    def _may_overtake(self, new_recordings: AbstractSet[Hashable], waiting: AbstractSet[Hashable]) -> bool:
+        """Whether new recordings go before the chunks that wait or are being encoded."""
+        if not new_recordings or self._owed_s > 0 or len(self._sequences) >= self._runner.slots:
+            return False
+        if not self._encodings:
+            return new_recordings != waiting
+        return len(self._encodings) == 1 and self._can_pause(self._encodings[0])
+
+    def _can_pause(self, encoding: Encoding[B]) -> bool:
+        return self._runner.pauses and not any(sequence.urgent for sequence in encoding.sequences)
+
+    def _must_pause(self) -> bool:
+        """Whether a new recording waits that may overtake the batch being computed. For any thread."""
+        if len(self._encodings) != 1 or not self._can_pause(self._encodings[0]):
+            return False
+        is_paid = self._owed_s <= time.perf_counter() - self._encoding_since_s
+        has_room = len(self._sequences) < self._runner.slots
+        return is_paid and has_room and bool(self._new_among(self.waiting()))
+
+    def _may_go_on(self, encoding: Encoding[B]) -> bool:
+        """A batch that was overtaken waits until decoding has had its share, as a new one would."""
+        return not encoding.paused or self._may_encode(frozenset())
+
+    def _may_encode(self, new_recordings: AbstractSet[Hashable]) -> bool:
+        decoding = self._decoding()
+        return not decoding or self._decoded_s >= self._decode_s_wanted(decoding, new_recordings)
 
     def _decode_s_wanted(self, decoding: list[Sequence], new_recordings: AbstractSet[Hashable]) -> float:
         """Seconds of decode steps before the next encoder batch.
@@ -202,13 +184,31 @@ class ContinuousScheduler(Generic[B]):
         return sorted((each for each in list(self._sequences) if each.row is not None), key=_row)
 
     def _encode(self, sequences: list[Sequence]) -> B:
+        """Begin an encoder batch of `sequences`."""
         started_s = time.perf_counter()
         batch = self._runner.encode([sequence.request.waveform for sequence in sequences])
+        self._count_encoding(started_s)
+        return batch
+
+    def _go_on(self, encoding: Encoding[B]) -> None:
+        """Go on with the batch; prefill it once ready. On a GPU that has nothing else to do, the prefill is queued."""
+        started_s = self._encoding_since_s = time.perf_counter()
+        encoding.batch.advance(self._must_pause)
+        self._count_encoding(started_s)
+        if encoding.batch.is_ready() or not (self._decoding() or self._must_pause()):
+            self._prefill(encoding.sequences, encoding.batch)
+            self._encodings.remove(encoding)
+        spent_s = time.perf_counter() - started_s
+        if encoding.overtakes:
+            self._owed_s += spent_s * (1 - OVERTAKING_SHARE) / OVERTAKING_SHARE
+        else:
+            self._owed_s = max(0.0, self._owed_s - spent_s)
+
+    def _count_encoding(self, started_s: float) -> None:
         duration_s = time.perf_counter() - started_s
         self.stats.encode_s += duration_s
         self._batch_s += duration_s
         self.heartbeat.beat()
-        return batch
 
     def _prefill(self, sequences: list[Sequence], batch: B) -> None:
         started_s = time.perf_counter()
@@ -323,6 +323,11 @@ class ContinuousScheduler(Generic[B]):
         self._runner.recover(error)
         self.heartbeat.beat()  # a failed attempt is over as well
         log_failure(self.logger, error, count)
+
+
+def _recording(recording_id: Hashable) -> Hashable:
+    """The recording of chunks that are recognised again, else `recording_id` itself."""
+    return recording_id.recording_id if isinstance(recording_id, Retry) else recording_id
 
 
 def _row(sequence: Sequence) -> int:

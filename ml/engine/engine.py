@@ -34,6 +34,7 @@ class Engine:
         self.capabilities = capabilities  # of the model
         self._queue: FairQueue[Request] = FairQueue(queue_capacity)
         self._scheduler = scheduler
+        scheduler.waiting = self._queue.recording_ids
         self._thread = threading.Thread(target=self._run, name="engine", daemon=False)
         self._thread.start()
 

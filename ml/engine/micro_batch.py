@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -42,6 +42,7 @@ class MicroBatchScheduler:
         self.logger = model.logger
         self.stats = EngineStats()
         self.heartbeat: Heartbeat = _OldestBatch(self)
+        self.waiting: Callable[[], AbstractSet[Hashable]] = frozenset
         self._model = model
         self._changed = threading.Condition()  # guards the fields below; notified when a batch ends
         self._batches: dict[int, tuple[float, list[Request]]] = {}  # number -> start (monotonic) and unsettled requests

@@ -14,6 +14,13 @@ FAILED = "Модель не смогла распознать фрагмент �
 STOPPED = "Распознавание остановлено: повторите запрос позже."
 
 
+@dataclass(frozen=True)
+class Retry:
+    """Names chunks of a recording that are recognised again: they take turns with its others and are not new."""
+
+    recording_id: Hashable
+
+
 @dataclass(eq=False)
 class Request:
     """A chunk and the future of its completion. The future stays cancellable until the completion is there.

@@ -66,6 +66,7 @@ class Scheduler(Protocol):
     logger: logging.Logger
     stats: EngineStats
     heartbeat: Heartbeat  # the scheduler beats after each chunk and each step
+    waiting: Callable[[], AbstractSet[Hashable]]  # recordings whose chunks wait for admission; the engine sets it
 
     @property
     def in_flight(self) -> list[Request]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from ml.audio.splitter import Chunk
+from ml.engine.request import Retry
 from ml.errors import DecodingCancelledError, EngineStoppedError
 from ml.interfaces import Engine, RecognitionOptions
 from ml.transcript import Completion
@@ -78,7 +79,8 @@ class _ReadAhead:
         self._cancel_all()
 
     def _run(self) -> None:
-        recording_id = object()  # recordings take turns in the engine
+        # Recordings take turns in the engine; the event is that of the recording.
+        recording_id = Retry(self._cancelled) if self._options.again else self._cancelled
         try:
             for chunk in self._chunks:
                 while not self._free.acquire(timeout=CANCEL_POLL_S):

@@ -68,7 +68,8 @@ class RepetitionGuard:
             words = words_of(completion, chunk, self.options.word_times)
             return Verified(words, Status.TRANSCRIBED, completion.confidence)
         halves = _halves(chunk)
-        for options in (self.options, replace(self.options, sampled=True)):
+        again = replace(self.options, again=True)
+        for options in (again, replace(again, sampled=True)):
             retries = list(self.recognise(iter(halves), cancelled, options))
             if len(retries) < len(halves) and cancelled.is_set():
                 raise DecodingCancelledError

@@ -86,6 +86,7 @@ class FakeModel:
     max_new_tokens = 40
     encoder_workers = 1
     do_sample = False
+    pauses = False
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -136,6 +137,41 @@ class FakeModel:
         return text(number, len(tokens))
 
 
+class PausingModel(FakeModel):
+    """Encodes in layers, as the CPU does; `at_layer[n]` runs just after the n-th layer of all."""
+
+    pauses = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_layer: dict[int, Callable[[], object]] = {}
+
+    def start_encoding(self, waveforms: torch.Tensor) -> "LayeredBatch":
+        return LayeredBatch(self, waveforms)
+
+
+class LayeredBatch:
+    """Chunks in an encoder of three layers."""
+
+    def __init__(self, model: PausingModel, waveforms: torch.Tensor) -> None:
+        self._model, self._waveforms, self._left = model, waveforms, 3
+
+    def advance(self, must_pause: Callable[[], bool]) -> None:
+        while self._left:
+            self._model.enter("layer", [int(number) for number in self._waveforms[:, 0]])
+            self._left -= 1
+            self._model.at_layer.pop(len(self._model.calls("layer")), lambda: None)()
+            if must_pause():
+                return
+
+    def is_ready(self) -> bool:
+        return not self._left
+
+    def wait(self) -> torch.Tensor:
+        self.advance(lambda: False)
+        return self._waveforms[:, None, :2].clone()
+
+
 class LateReadback:
     """Returns tokens only when `DEPTH` more steps are under way, as a device does that runs behind its host."""
 
@@ -166,6 +202,9 @@ class LateBatch:
     def __init__(self, audio: torch.Tensor) -> None:
         self._audio = audio
         self._asked = 0
+
+    def advance(self, must_pause: Callable[[], bool]) -> None:
+        pass
 
     def is_ready(self) -> bool:
         self._asked += 1

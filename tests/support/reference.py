@@ -48,6 +48,8 @@ class Alone:
 class NumberedChunks:
     """The model as the engine sees it, with the encoder's answers known beforehand and token ids for texts."""
 
+    pauses = False
+
     def __init__(self, alone: Alone, model: BorealisModel | None = None) -> None:
         model = model or alone.model
         self.device = model.device

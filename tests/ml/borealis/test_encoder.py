@@ -9,7 +9,7 @@ import torch
 from ml.borealis import kernels as kernels
 from ml.borealis.checkpoint import Checkpoint
 from ml.borealis.config import GenerationOptions
-from ml.borealis.encoder import CpuEncoder, make_encoder
+from ml.borealis.encoder import CpuEncoder, EncoderPass, make_encoder
 from ml.borealis.kernels import AutotunedKernels, Kernels, OneDnnKernels, TorchKernels
 from ml.borealis.load import ModelOptions, load_engine
 from ml.borealis.model import BorealisModel
@@ -49,6 +49,26 @@ def test_a_chunk_that_fails_beside_others_fails_the_batch_and_leaves_the_threads
         encoder(features[:, :5])
     assert torch.get_num_threads() == threads
     assert encoder(features).isfinite().all()
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 3])
+def test_a_batch_that_pauses_after_every_layer_gives_what_it_gives_in_one_go(model: BorealisModel, chunks: int) -> None:
+    encoder, features = CpuEncoder(model.network, TorchKernels()), model.features(SOUNDS[:chunks])
+    batch, turns = EncoderPass(encoder, features), 0
+    while not batch.is_ready():
+        batch.advance(lambda: True)
+        turns += 1
+    assert turns > len(model.network.model.audio_tower.layers)
+    assert torch.equal(batch.wait(), encoder(features))
+
+
+def test_another_batch_may_be_computed_while_one_is_paused(model: BorealisModel) -> None:
+    encoder, features = CpuEncoder(model.network, TorchKernels()), model.features(SOUNDS)
+    paused = EncoderPass(encoder, features[:2])
+    paused.advance(lambda: True)
+    between = encoder(features[2:])
+    assert torch.equal(paused.wait(), encoder(features[:2]))
+    assert torch.equal(between, encoder(features[2:]))
 
 
 def encoder_workers() -> set[threading.Thread]:

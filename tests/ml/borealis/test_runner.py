@@ -64,6 +64,7 @@ class ScriptedModel:
     eos_ids = frozenset({END, OTHER_END})
     encoder_workers = 1
     do_sample = False
+    pauses = False
 
     def __init__(self, max_new_tokens: int, texts: dict[str, list[int]]) -> None:
         self.max_new_tokens = max_new_tokens

@@ -10,7 +10,16 @@ from ml.borealis.runner import make_engine
 from ml.engine.engine import QUEUE_CAPACITY
 from ml.errors import RecognitionError
 from ml.transcript import Completion
-from tests.support.fake_models import POISON, FakeModel, busy_engine, chunk, in_background, text, texts_of
+from tests.support.fake_models import (
+    POISON,
+    FakeModel,
+    PausingModel,
+    busy_engine,
+    chunk,
+    in_background,
+    text,
+    texts_of,
+)
 from tests.support.waiting import HANG_LIMIT_S
 
 
@@ -88,6 +97,27 @@ def test_a_new_recording_is_encoded_without_the_chunks_of_a_file_that_has_some_i
     batches = fake.calls("encode")
     assert [99] in batches
     assert max(map(len, batches)) == 5
+
+
+def test_a_recording_that_arrives_pauses_the_batch_of_a_file(unhurried: None) -> None:
+    model, late = PausingModel(), []
+    with make_engine(model, 4) as engine:
+        engine.submit(chunk(1), recording_id="file").result(HANG_LIMIT_S)  # its first chunk would not be paused
+        model.at_layer[4] = lambda: late.append(engine.submit(chunk(9), recording_id="clip"))
+        futures = [engine.submit(chunk(number, 30), recording_id="file") for number in (2, 3)]
+        assert texts_of(futures) == [text(2, 30), text(3, 30)]
+        assert texts_of(late) == [text(9)]
+    assert model.calls("layer") == [[1]] * 3 + [[2]] + [[9]] * 3 + [[2]] * 2 + [[3]] * 3
+    assert model.calls("prefill") == [[1], [9], [2], [3]]
+
+
+def test_a_file_s_first_chunk_is_not_paused(unhurried: None) -> None:
+    model, late = PausingModel(), []
+    with make_engine(model, 4) as engine:
+        model.at_layer[1] = lambda: late.append(engine.submit(chunk(9), recording_id="clip"))
+        assert engine.submit(chunk(1), recording_id="file").result(HANG_LIMIT_S).text == text(1)
+        assert texts_of(late) == [text(9)]
+    assert model.calls("prefill") == [[1], [9]]
 
 
 def test_a_text_is_cut_at_the_limit_of_tokens(fake: FakeModel, device_pace: str) -> None:

@@ -16,7 +16,7 @@ from ml.engine import scheduler as scheduler_module
 from ml.engine.request import Request
 from ml.errors import EngineStoppedError, RecognitionError
 from ml.transcript import Completion
-from tests.support.fake_models import POISON, FakeModel, busy_engine, chunk, in_background, text, texts_of
+from tests.support.fake_models import POISON, FakeModel, PausingModel, busy_engine, chunk, in_background, text, texts_of
 from tests.support.waiting import HANG_LIMIT_S, wait_until
 
 
@@ -44,6 +44,18 @@ def test_a_chunk_that_cannot_be_encoded_or_prefilled_fails_alone(
         assert_only_the_poison_failed(fake, numbers, futures)
         assert engine.submit(chunk(7)).result(HANG_LIMIT_S).text == text(7)
     assert numbers in fake.calls(stage)  # they were one batch
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_chunk_that_fails_in_a_layer_of_the_encoder_fails_alone(in_batches: None, place: int) -> None:
+    model = PausingModel()
+    model.poisoned = "layer"
+    numbers = [1, 2]
+    numbers.insert(place, POISON)
+    with make_engine(model, 6) as engine:
+        futures = [engine.submit(chunk(number, number)) for number in numbers]
+        assert_only_the_poison_failed(model, numbers, futures)
+        assert engine.submit(chunk(7)).result(HANG_LIMIT_S).text == text(7)
 
 
 @pytest.mark.parametrize("stage", ["step", "decode"])

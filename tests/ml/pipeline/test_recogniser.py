@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ml.audio.splitter import Chunk
+from ml.engine.request import Retry
 from ml.errors import UndecodableAudioError
 from ml.interfaces import RecognitionOptions
 from ml.pipeline.recogniser import recognise_with
@@ -22,10 +23,12 @@ class FakeEngine:
         self.futures: list[Future[Completion]] = []
         self.most_at_once = 0
         self.answers = answers
+        self.recordings: list[object] = []
 
     def submit(self, waveform: np.ndarray, recording_id: object, options: RecognitionOptions) -> "Future[Completion]":
         future: Future[Completion] = Future()
         self.futures.append(future)
+        self.recordings.append(recording_id)
         self.most_at_once = max(self.most_at_once, sum(not future.done() for future in self.futures))
         if self.answers:
             future.set_result(Completion(str(int(waveform[0]))))
@@ -52,6 +55,19 @@ def test_completion_does_not_wait_for_the_next_chunk() -> None:
     assert next(texts).text == "1"
     more.set()
     assert [completion.text for completion in texts] == ["2"] and reading_ahead() == []
+
+
+def test_chunks_recognised_again_are_known_as_those_of_their_recording() -> None:
+    engine = FakeEngine()
+    recording, other = threading.Event(), threading.Event()
+    recognise = recognise_with(engine, window=4)
+    for cancelled, options in (
+        (recording, RecognitionOptions()),
+        (recording, RecognitionOptions(again=True)),
+        (other, RecognitionOptions()),
+    ):
+        list(recognise(map(chunk, range(2)), cancelled, options))
+    assert engine.recordings == [*2 * [recording], *2 * [Retry(recording)], *2 * [other]]
 
 
 def test_no_more_chunks_than_the_window_are_in_the_engine() -> None:
