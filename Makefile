@@ -4,7 +4,7 @@
 # make test-ray: the tests with a Ray cluster, one after the other; installs requirements-ray.txt.
 # make test-speech: real speech with Whisper base, whose weights (133 MB) are fetched once.
 # make test-slow: the tests that take longer.   make soak: 10,000 mixed requests.   make benchmark: docs/performance.md.
-# make rehearsal: the start with random weights of full size (10 GB of memory and disk); installs requirements-rehearsal.txt.
+# make rehearsal: float32 and int8 compared with random weights of full size (10 GB of memory and disk); installs requirements-rehearsal.txt.
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2

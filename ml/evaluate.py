@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     flags = _parser().parse_args(arguments)
     try:
         samples = read_manifest(flags.manifest)
-        with open_pipeline(flags.model, flags.device, flags.implementation) as pipeline:
+        with open_pipeline(flags.model, flags.device, flags.implementation, dtype=flags.dtype) as pipeline:
 
             def transcribe(path: Path) -> Transcript:
                 with path.open("rb") as file:

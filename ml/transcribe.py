@@ -25,6 +25,7 @@ DEFAULT_MODELS = {  # by implementation
 }
 DEFAULT_IMPLEMENTATION = "borealis"
 DEFAULT_DEVICE = "cuda"
+DEFAULT_DTYPE = "auto"
 DEFAULT_CHUNK_DURATION_S = 30.0
 DEFAULT_BATCH_SIZE = 32
 CACHE_DIR = Path(__file__).resolve().parent.parent / ".cache" / "models"  # shared with the service
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with flags.file.open("rb"):  # fail on a wrong name before the model is loaded
             pass
-        with open_pipeline(flags.model, flags.device, flags.implementation) as pipeline:
+        with open_pipeline(flags.model, flags.device, flags.implementation, dtype=flags.dtype) as pipeline:
             started_s = time.perf_counter()
             transcript = transcribe(flags.file, pipeline)
             elapsed_s = time.perf_counter() - started_s
@@ -63,6 +64,7 @@ def open_pipeline(
     device: str,
     implementation: str = DEFAULT_IMPLEMENTATION,
     *,
+    dtype: str = DEFAULT_DTYPE,
     batch_size: int = DEFAULT_BATCH_SIZE,
     chunk_duration_s: float = DEFAULT_CHUNK_DURATION_S,
 ) -> Iterator[Pipeline]:
@@ -79,23 +81,23 @@ def open_pipeline(
     decoder = AudioDecoder(find_ffmpeg(None), MAX_DURATION_S, timeout_s=MAX_DURATION_S)
     name = model or DEFAULT_MODELS[implementation]
     say(f"⏳ Загрузка модели {name}")
-    with _load_engine(implementation, name, device, batch_size) as engine:
+    with _load_engine(implementation, name, device, dtype, batch_size) as engine:
         longest_s = min(chunk_duration_s, engine.max_chunk_s)
         yield Pipeline(decoder, longest_s, recognise_with(engine, window=2 * batch_size))
 
 
-def _load_engine(implementation: str, name: str, device: str, batch_size: int) -> Engine:
+def _load_engine(implementation: str, name: str, device: str, dtype: str, batch_size: int) -> Engine:
     if implementation == "whisper":
         from ml.whisper import load as whisper
 
-        return whisper.load_engine(whisper.WhisperOptions(name, device, batch_size=batch_size))
+        return whisper.load_engine(whisper.WhisperOptions(name, device, dtype, batch_size=batch_size))
     if implementation == "onnx":
         from ml.onnx import load as onnx
 
-        return onnx.load_engine(onnx.OnnxOptions(name, device, batch_size=batch_size))
+        return onnx.load_engine(onnx.OnnxOptions(name, device, dtype, batch_size=batch_size))
     from ml.borealis.load import ModelOptions, load_engine
 
-    return load_engine(ModelOptions(name=name, cache_dir=CACHE_DIR, device=device, batch_size=batch_size))
+    return load_engine(ModelOptions(name, CACHE_DIR, device, dtype, batch_size=batch_size))
 
 
 def transcribe(path: Path, pipeline: Pipeline) -> Transcript:
@@ -150,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --implementation, --model and --device."""
+    """Add --implementation, --model, --device and --dtype."""
     parser.add_argument(
         "--implementation", choices=DEFAULT_MODELS, default=DEFAULT_IMPLEMENTATION, help="по умолчанию %(default)s"
     )
@@ -158,6 +160,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", help=f"папка или имя модели на хабе; по умолчанию {defaults}")
     parser.add_argument(
         "--device", default=DEFAULT_DEVICE, metavar="D", help="cuda, cuda:N или cpu; по умолчанию %(default)s"
+    )
+    parser.add_argument(
+        "--dtype", default=DEFAULT_DTYPE, metavar="D", help="формат чисел, как MODEL_DTYPE; по умолчанию %(default)s"
     )
 
 

@@ -1,5 +1,7 @@
 """The language model over rows of one preallocated KV cache: prefill some rows, step all of them."""
 
+import math
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,8 +62,8 @@ class SlotDecoder:
         self.prefill_length = self.prefix_length + audio_length + suffix.shape[1]  # P + 375 + S
         self.capacity = self.prefill_length + options.max_new_tokens  # positions in a row
         shape = (len(self.layers), slots, self.kv_heads, self.capacity, self.head_dim)
-        self.keys = torch.zeros(shape, dtype=network.dtype, device=network.device)
-        self.values = torch.zeros_like(self.keys)
+        self.keys = _zeros(shape, network.dtype, network.device)
+        self.values = _zeros(shape, network.dtype, network.device)
         self.tokens = torch.zeros(slots, dtype=torch.long, device=network.device)  # the last token of each row
         self.positions = torch.full_like(self.tokens, self.prefill_length)  # where its next key goes
         self._rows = torch.arange(slots, device=network.device)
@@ -69,11 +71,13 @@ class SlotDecoder:
         self._suffix = suffix
         self._cos, self._sin = _rotary_tables(self._columns, config, network.dtype)  # (capacity, D)
         self._run(prefix, self._rows[:1], 0)
-        self.keys[:, 1:], self.values[:, 1:] = self.keys[:, :1], self.values[:, :1]
+        for cache in (self.keys, self.values):
+            prompt = cache[:, :, :, : self.prefix_length]
+            prompt[:, 1:] = prompt[:, :1]
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of the KV cache."""
+        """Memory of the KV cache; on a CPU resident as far as rows have been used."""
         return 2 * self.keys.numel() * self.keys.element_size()
 
     @torch.inference_mode()
@@ -197,6 +201,13 @@ class SlotDecoder:
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (..., V) of the last layer's output (..., H)."""
         return linear(functional.rms_norm(x, x.shape[-1:], self.final_norm, self.eps), self.head)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros; on a CPU in pages that take up memory once they are written to."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.frombuffer(mmap.mmap(-1, math.prod(shape) * dtype.itemsize), dtype=dtype).reshape(shape)
 
 
 def _fuse(layer: Any) -> LayerWeights:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import VoxtralForConditionalGeneration
 
 from ml.borealis.kernels import AutotunedKernels, Kernels, TorchKernels, gelu_
-from ml.borealis.linear import Weight, is_int8, join, join_biases
+from ml.borealis.linear import Weight, join, join_biases
 
 ADAPTER_ROWS = 375  # audio tokens of a chunk
 DTYPES = (torch.float32, torch.bfloat16)  # that this encoder computes in
@@ -155,8 +155,8 @@ def make_encoder(network: VoxtralForConditionalGeneration) -> CpuEncoder | None:
     activations = (audio.activation_function, network.config.projector_hidden_act)
     if network.device.type != "cpu" or network.dtype not in DTYPES or activations != ("gelu", "gelu"):
         return None
-    if network.dtype != torch.float32 or is_int8(network.model.audio_tower.layers[0].fc1):
-        return CpuEncoder(network, TorchKernels())  # which leave these formats to oneDNN
+    if network.dtype != torch.float32:
+        return CpuEncoder(network, TorchKernels())  # which leave other formats to oneDNN
     kernels = AutotunedKernels(
         audio.max_source_positions, audio.hidden_size, audio.intermediate_size, audio.num_attention_heads
     )
@@ -168,9 +168,9 @@ def _fuse(layer: Any, rows: int) -> EncoderLayer:
     projections = [attention.q_proj, attention.k_proj, attention.v_proj]
     return EncoderLayer(
         attention_norm=layer.self_attn_layer_norm,
-        qkv=join(projections, rows),
+        qkv=join(projections, rows, in_floats=True),
         qkv_bias=join_biases(projections),
-        out=join([attention.out_proj], rows),
+        out=join([attention.out_proj], rows, in_floats=True),
         out_bias=attention.out_proj.bias,
         feed_forward_norm=layer.final_layer_norm,
         fc1=join([layer.fc1], rows),

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch.nn import functional
 
-from ml.borealis.linear import Weight, linear
+from ml.borealis.linear import Int8Linear, Weight, linear
 
 BLOCK = 250  # queries whose scores are computed at once: they stay in the caches, and 1,500 is a multiple
 ROUNDS = 5  # of a measurement
@@ -61,6 +61,12 @@ class OneDnnKernels:
     def __init__(self) -> None:
         self._pointwise: Callable[..., torch.Tensor] = torch.ops.mkldnn._linear_pointwise
 
+    def _plain(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return self._pointwise(x, weight, bias, "none", [], "")
+
+    def _with_gelu(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return self._pointwise(x, weight, bias, "gelu", [], "none")
+
     @staticmethod
     def is_available() -> bool:
         """Whether this build of torch has it."""
@@ -68,11 +74,13 @@ class OneDnnKernels:
 
     def linear(self, x: torch.Tensor, weight: Weight, bias: torch.Tensor | None) -> torch.Tensor:
         """See Kernels."""
-        return self._pointwise(x, weight, bias, "none", [], "")
+        return linear(x, weight, bias, self._plain)
 
     def linear_gelu(self, x: torch.Tensor, weight: Weight, bias: torch.Tensor | None) -> torch.Tensor:
         """See Kernels."""
-        return self._pointwise(x, weight, bias, "gelu", [], "none")
+        if isinstance(weight, Int8Linear):
+            return gelu_(weight(x, bias))
+        return linear(x, weight, bias, self._with_gelu)
 
     def attend(self, qkv: torch.Tensor, heads: int) -> torch.Tensor:
         """See Kernels."""

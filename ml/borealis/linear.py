@@ -35,9 +35,18 @@ class Int8Matrix:
             scales[start : start + ROWS] = scale
         return cls(values, scales)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the matrix and its scales."""
+        return self.values.nbytes + self.scales.nbytes
+
     def lookup(self, rows: torch.Tensor) -> torch.Tensor:
         """The rows `rows` (...,) as float32 (..., I)."""
         return self.values[rows] * self.scales[rows][..., None]
+
+    def floats(self) -> torch.Tensor:
+        """The whole matrix in float32."""
+        return self.values.float().mul_(self.scales[:, None])
 
 
 class Int8Linear:
@@ -52,7 +61,7 @@ class Int8Linear:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the packed matrix and its scales."""
+        """Memory of the packed matrix, its scales and zero points."""
         return self._packed.numel() + self._scales.nbytes + self._zeros.nbytes
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -68,12 +77,19 @@ class Int8Linear:
         return scaled.reshape(*x.shape[:-1], scaled.shape[-1])
 
 
-Weight = torch.Tensor | Int8Linear
+Weight = torch.Tensor | Int8Linear | Int8Matrix
+"""In floats, in int8 with products in int8, or in int8 with products in float32."""
+
+FloatLinear = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
-def linear(x: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`x` (..., I) times `weight` (O, I) plus `bias` (O,): (..., O)."""
-    return weight(x, bias) if isinstance(weight, Int8Linear) else functional.linear(x, weight, bias)
+def linear(
+    x: torch.Tensor, weight: Weight, bias: torch.Tensor | None = None, of_floats: FloatLinear = functional.linear
+) -> torch.Tensor:
+    """`x` (..., I) times `weight` (O, I) plus `bias` (O,): (..., O); products in floats by `of_floats`."""
+    if isinstance(weight, Int8Linear):
+        return weight(x, bias)
+    return of_floats(x, weight.floats() if isinstance(weight, Int8Matrix) else weight, bias)
 
 
 def set_int8(module: nn.Module, matrix: Int8Matrix) -> None:
@@ -83,7 +99,7 @@ def set_int8(module: nn.Module, matrix: Int8Matrix) -> None:
 
 
 def int8_of(module: nn.Module) -> Int8Matrix | None:
-    """What `set_int8` gave the module; None for floats, and once `join` has packed it."""
+    """What `set_int8` gave the module; None for floats, and once `join` has taken it."""
     found: Int8Matrix | None = vars(module).get("int8")
     return found
 
@@ -104,19 +120,21 @@ def embedding_of(network: VoxtralForConditionalGeneration) -> Callable[[torch.Te
 def memory_of(network: nn.Module) -> int:
     """Bytes of the weights, tied ones once."""
     tensors = [each for each in network.parameters() if not each.is_meta]
-    matrices = {id(found): found for module in network.modules() if (found := int8_of(module))}
-    packed: list[Int8Linear] = [found for module in network.modules() if (found := vars(module).get("packed"))]
-    in_int8 = sum(matrix.values.nbytes + matrix.scales.nbytes for matrix in matrices.values())
-    return sum(each.nbytes for each in tensors) + in_int8 + sum(each.nbytes for each in packed)
+    in_int8: list[Int8Matrix | Int8Linear] = [
+        vars(module)[name] for module in network.modules() for name in ("int8", "joined") if name in vars(module)
+    ]
+    once = {id(found): found.nbytes for found in in_int8}
+    return sum(each.nbytes for each in tensors) + sum(once.values())
 
 
-def join(projections: Sequence[nn.Linear], rows: int | None = None) -> Weight:
+def join(projections: Sequence[nn.Linear], rows: int | None = None, in_floats: bool = False) -> Weight:
     """The projections' weights below one another, in one memory with those of the modules.
 
-    `rows` is the usual number of rows of the input; see Int8Linear.
+    `rows` is the usual number of rows of the input; see Int8Linear. Those in int8 are packed for products in int8, or
+    kept as they are for products `in_floats`.
     """
     if is_int8(projections[0]):
-        return _packed(projections, rows)
+        return _joined_int8(projections, rows, in_floats)
     weights = [projection.weight.detach() for projection in projections]
     together = _covering(weights)
     if together is None:
@@ -142,17 +160,19 @@ def join_biases(projections: Sequence[nn.Linear]) -> torch.Tensor:
     return torch.cat(biases)
 
 
-def _packed(projections: Sequence[nn.Linear], rows: int | None) -> Int8Linear:
-    """The projections packed as one, which replaces what each of them held."""
+def _joined_int8(projections: Sequence[nn.Linear], rows: int | None, in_floats: bool) -> Int8Matrix | Int8Linear:
+    """The projections as one, which replaces what each of them held."""
     first = vars(projections[0])
-    if "packed" not in first:
+    if "joined" not in first:
         matrices = [vars(projection).pop("int8") for projection in projections]
-        joined = Int8Matrix(torch.cat([m.values for m in matrices]), torch.cat([m.scales for m in matrices]))
-        first["packed"] = Int8Linear(joined, rows)
+        joined = matrices[0]
+        if len(matrices) > 1:
+            joined = Int8Matrix(torch.cat([m.values for m in matrices]), torch.cat([m.scales for m in matrices]))
+        first["joined"] = joined if in_floats else Int8Linear(joined, rows)
         del matrices, joined
         release_free_memory()  # or the peak would hold the matrices twice
-    packed: Int8Linear = first["packed"]
-    return packed
+    found: Int8Matrix | Int8Linear = first["joined"]
+    return found
 
 
 def _point_into(projections: Sequence[nn.Linear], joined: torch.Tensor) -> None:

@@ -60,6 +60,7 @@ def load_engine(options: ModelOptions) -> Engine:
         confidence = engine.warm_up().confidence
         if confidence is not None and not math.isfinite(confidence):
             raise DeviceUnavailableError(NOT_FINITE)
+        release_free_memory()
     except BaseException:  # Ctrl+C as well: the engine's thread would keep the program from ending
         engine.close()
         raise

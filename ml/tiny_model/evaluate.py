@@ -98,13 +98,15 @@ def main() -> None:
     """Write every set."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    folder: Path = parser.parse_args().folder
+    parser.add_argument("--times", type=int, default=1, help="how many times as many recordings in each set (1)")
+    flags = parser.parse_args()
+    folder, times = flags.folder, flags.times
     folder.mkdir(parents=True, exist_ok=True)
-    write_set(folder, "trained", short_clips(98, SEED, held_out=False))
-    write_set(folder, "trained-mp3", short_clips(40, SEED + 1, held_out=False), "mp3")
-    write_set(folder, "held-out", short_clips(60, SEED + 2, held_out=True))
-    write_set(folder, "recordings", recordings(2, SEED + 3, False, 180))
-    write_set(folder, "recordings-held-out", recordings(4, SEED + 4, True, 30))
+    write_set(folder, "trained", short_clips(98 * times, SEED, held_out=False))
+    write_set(folder, "trained-mp3", short_clips(40 * times, SEED + 1, held_out=False), "mp3")
+    write_set(folder, "held-out", short_clips(60 * times, SEED + 2, held_out=True))
+    write_set(folder, "recordings", recordings(2 * times, SEED + 3, False, 180))
+    write_set(folder, "recordings-held-out", recordings(4 * times, SEED + 4, True, 30))
     write_set(folder, "no-speech", without_speech(SEED))
 
 

@@ -8,7 +8,17 @@ from torch import nn
 
 from ml.borealis.checkpoint import Checkpoint
 from ml.borealis.config import GenerationOptions
-from ml.borealis.linear import Int8Linear, Int8Matrix, join, join_biases, memory_of, reserve
+from ml.borealis.linear import (
+    Int8Linear,
+    Int8Matrix,
+    int8_of,
+    join,
+    join_biases,
+    linear,
+    memory_of,
+    reserve,
+    set_int8,
+)
 from ml.borealis.model import BorealisModel
 from ml.borealis.runner import make_engine
 from tests.support.checkpoints import tone
@@ -69,6 +79,19 @@ def test_a_text_is_the_same_alone_and_among_others(alone: Alone, int8: BorealisM
         futures = [engine.submit(numbered_chunk(index), recording_id=index % 3) for index in order]
         assert texts_of(futures) == [expected[index] for index in order]
     assert len(set(expected)) == CHUNKS
+
+
+def test_products_in_floats_round_the_weights_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    projections = [nn.Linear(16, 8), nn.Linear(16, 4)]
+    for projection in projections:
+        set_int8(projection, Int8Matrix.quantize(torch.randn(projection.weight.shape, generator=generator)))
+    held = [int8_of(projection) for projection in projections]
+    joined = join(projections, in_floats=True)
+    x = torch.randn(5, 16, generator=generator)
+    expected = torch.cat([x @ (each.values * each.scales[:, None]).T for each in held], dim=1)
+    torch.testing.assert_close(linear(x, joined), expected)
+    assert memory_of(nn.ModuleList(projections)) == joined.nbytes + sum(each.bias.nbytes for each in projections)
 
 
 def test_weights_that_were_reserved_together_are_joined_without_a_copy() -> None:
