@@ -11,8 +11,8 @@ from ml.engine.request import Request, Retry
 from ml.engine.scheduler import Budget, EngineStats, Heartbeat, halve, log_failure
 
 SPARSE = 2  # compact once a step would cover so many times as many rows as sequences: a step costs by its rows
-DECODE_SHARE = 0.25  # least share of the time for decode steps, while there is anything to decode
-ENCODE_SHARE = 0.25  # the same for the encoder while a new recording's first chunk is in decoding: it goes first
+DECODE_SHARE = 0.25  # least share of the time for prefill and decode steps, while a recording waits for its text
+URGENT_SHARE = 0.75  # the same while an urgent sequence is in decoding
 OVERTAKING_SHARE = 0.75  # most of the encoder's time for new recordings that overtake others
 URGENT_STEPS = 7  # steps of urgent sequences alone, for each step of all
 MAX_SEEN = 4096  # recordings remembered
@@ -45,8 +45,8 @@ class ContinuousScheduler(Generic[B]):
         self._seen: dict[Hashable, None] = {}  # recordings admitted lately
         self._owed_s = 0.0  # encoder time that the others get before a recording overtakes them again
         self._encoding_since_s = 0.0
-        self._batch_s = 0.0  # what the last encoder batch took, its prefill included
-        self._decoded_s = 0.0  # decode steps since then
+        self._encoded_s = 0.0  # what the last encoder batch took
+        self._decoded_s = 0.0  # its prefill and the decode steps since then
         self._urgent_steps = 0  # since the last step of all
 
     @property
@@ -65,7 +65,7 @@ class ContinuousScheduler(Generic[B]):
         vacant = self._runner.slots - len(self._sequences)
         if self._may_overtake(new_recordings, waiting):
             return Budget(min(len(new_recordings), self._runner.encoder_batch, vacant), new_recordings)
-        if self._encodings or not self._may_encode(new_recordings):
+        if self._encodings or not self._may_encode(waiting):
             return Budget(0)
         reserved = 0 if new_recordings else int(self._runner.slots >= MIN_SLOTS_TO_RESERVE)
         return Budget(min(self._runner.encoder_batch, max(vacant - reserved, 0)))
@@ -75,7 +75,7 @@ class ContinuousScheduler(Generic[B]):
         started_s = time.perf_counter()
         overtakes = bool(self._sequences) and not self._among_admitted(requests)
         sequences = self._append(requests)
-        self._batch_s = self._decoded_s = 0.0
+        self._encoded_s = self._decoded_s = 0.0
         self.stats.groups += 1
         self.stats.waited_s += sum(started_s - request.submitted_s for request in requests)
         try:
@@ -146,12 +146,14 @@ class ContinuousScheduler(Generic[B]):
         """Whether new recordings go before the chunks that wait or are being encoded."""
         if not new_recordings or self._owed_s > 0 or len(self._sequences) >= self._runner.slots:
             return False
+        if _any_urgent(self._decoding()) and not self._may_encode(waiting):
+            return False
         if not self._encodings:
             return new_recordings != waiting
         return len(self._encodings) == 1 and self._can_pause(self._encodings[0])
 
     def _can_pause(self, encoding: Encoding[B]) -> bool:
-        return self._runner.pauses and not any(sequence.urgent for sequence in encoding.sequences)
+        return self._runner.pauses and not _any_urgent(encoding.sequences)
 
     def _must_pause(self) -> bool:
         """Whether a new recording waits that may overtake the batch being computed. For any thread."""
@@ -163,21 +165,25 @@ class ContinuousScheduler(Generic[B]):
 
     def _may_go_on(self, encoding: Encoding[B]) -> bool:
         """A batch that was overtaken waits until decoding has had its share, as a new one would."""
-        return not encoding.paused or self._may_encode(frozenset())
+        return not encoding.paused or self._may_encode(self.waiting())
 
-    def _may_encode(self, new_recordings: AbstractSet[Hashable]) -> bool:
+    def _may_encode(self, waiting: AbstractSet[Hashable]) -> bool:
         decoding = self._decoding()
-        return not decoding or self._decoded_s >= self._decode_s_wanted(decoding, new_recordings)
+        return not decoding or self._decoded_s >= self._decode_s_wanted(decoding, waiting)
 
-    def _decode_s_wanted(self, decoding: list[Sequence], new_recordings: AbstractSet[Hashable]) -> float:
-        """Seconds of decode steps before the next encoder batch.
+    def _decode_s_wanted(self, decoding: list[Sequence], waiting: AbstractSet[Hashable]) -> float:
+        """Seconds of prefill and decode steps before the next encoder batch.
 
-        More of them while that batch would only delay an urgent sequence: a clip beside a long file, or the first
-        segment of a file.
+        None while every recording in decoding has chunks left to encode, for no transcript is late by that: the rows
+        fill up, and a step costs each of them less. Most of the time while the next batch would only delay an urgent
+        sequence: a clip beside a long file, or the first segment of a file.
         """
-        if not new_recordings and any(sequence.urgent for sequence in decoding):
-            return self._batch_s * (1 - ENCODE_SHARE) / ENCODE_SHARE
-        return self._batch_s * DECODE_SHARE / (1 - DECODE_SHARE)
+        is_urgent = _any_urgent(decoding)
+        unfinished = set(map(_recording, waiting))
+        if not is_urgent and all(_recording(each.request.recording_id) in unfinished for each in decoding):
+            return 0.0
+        share = URGENT_SHARE if is_urgent and not self._new_among(waiting) else DECODE_SHARE
+        return self._encoded_s * share / (1 - share)
 
     def _decoding(self) -> list[Sequence]:
         """Sequences that have a row, in the order of their rows."""
@@ -207,7 +213,7 @@ class ContinuousScheduler(Generic[B]):
     def _count_encoding(self, started_s: float) -> None:
         duration_s = time.perf_counter() - started_s
         self.stats.encode_s += duration_s
-        self._batch_s += duration_s
+        self._encoded_s += duration_s
         self.heartbeat.beat()
 
     def _prefill(self, sequences: list[Sequence], batch: B) -> None:
@@ -219,7 +225,7 @@ class ContinuousScheduler(Generic[B]):
             sequence.row = row
         duration_s = time.perf_counter() - started_s
         self.stats.prefill_s += duration_s
-        self._batch_s += duration_s
+        self._decoded_s += duration_s
         self.heartbeat.beat()
 
     def _step(self) -> None:
@@ -328,6 +334,10 @@ class ContinuousScheduler(Generic[B]):
 def _recording(recording_id: Hashable) -> Hashable:
     """The recording of chunks that are recognised again, else `recording_id` itself."""
     return recording_id.recording_id if isinstance(recording_id, Retry) else recording_id
+
+
+def _any_urgent(sequences: list[Sequence]) -> bool:
+    return any(sequence.urgent for sequence in sequences)
 
 
 def _row(sequence: Sequence) -> int:

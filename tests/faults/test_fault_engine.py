@@ -32,7 +32,7 @@ def model() -> ScriptedModel:
 def server(start_server: StartServer, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch) -> ServerHarness:
     """The real implementation and engine around a fake model, which encodes up to five chunks together."""
     monkeypatch.setattr(continuous, "DECODE_SHARE", 0.0)
-    monkeypatch.setattr(continuous, "ENCODE_SHARE", 1.0)
+    monkeypatch.setattr(continuous, "URGENT_SHARE", 0.0)
     monkeypatch.setattr(runner, "ENCODER_BATCH", {"cpu": 5})
 
     def load_engine(options: object) -> Engine:

@@ -54,7 +54,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """An encoder batch may start before every step, which is of all, as on CUDA; it is one chunk, as on the CPU."""
     monkeypatch.setattr(continuous, "URGENT_STEPS", 0)
     monkeypatch.setattr(continuous, "DECODE_SHARE", 0.0)
-    monkeypatch.setattr(continuous, "ENCODE_SHARE", 1.0)
+    monkeypatch.setattr(continuous, "URGENT_SHARE", 0.0)
 
 
 @pytest.fixture

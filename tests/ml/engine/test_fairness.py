@@ -190,11 +190,19 @@ def test_the_file_keeps_most_of_its_throughput_beside_clips(load: Load, clock: C
     assert alone_s * chunks >= 0.9 * (clock.now_s - started_s - own_s)
 
 
-def test_decoding_has_its_share_of_the_time(load: Load, clock: Clock) -> None:
-    stats, started_s = load.scheduler.stats, clock.now_s
-    before = stats.snapshot()
+def test_decoding_has_its_share_of_the_time_while_clips_wait(load: Load, clock: Clock) -> None:
+    stats, started_s, before = load.scheduler.stats, clock.now_s, load.scheduler.stats.snapshot()
+    pending = [load.put(f"clip {number}", CLIP_TOKENS) for number in range(60)]
+    load.run_until(lambda: any(request.future.done() for request in pending[30:]))
+    decoding_s = sum(stats.snapshot()[name] - before[name] for name in ("prefill_s", "step_s"))
+    assert decoding_s / (clock.now_s - started_s) >= 0.25
+
+
+def test_the_rows_fill_up_while_only_a_file_is_recognised(load: Load) -> None:
+    stats, before = load.scheduler.stats, load.scheduler.stats.snapshot()
     load.run_until(lambda: stats.chunks >= before["chunks"] + 100)
-    assert (stats.step_s - before["step_s"]) / (clock.now_s - started_s) >= continuous.DECODE_SHARE
+    rows = (stats.stepped_rows - before["stepped_rows"]) / (stats.steps - before["steps"])
+    assert rows >= TimedRunner.slots * 3 / 4
 
 
 def test_the_first_segment_of_a_file_comes_before_its_other_chunks(clock: Clock) -> None:
