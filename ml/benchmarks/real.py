@@ -1,5 +1,7 @@
 """Compares the service over Whisper with faster-whisper's own ways, on the same weights and real speech, in turns.
 
+The first table lists what was measured, the second what is to be reached.
+
     python ml/benchmarks/festival.py resources/speech/sentences.txt FOLDER
     python -m ml.benchmarks.real FOLDER --model .cache/models/whisper-base --json real.json
 
@@ -9,7 +11,6 @@ Any folder with a manifest.tsv for ml/evaluate.py will do.
 import argparse
 import json
 import random
-import statistics
 import sys
 import tempfile
 import time
@@ -17,19 +18,33 @@ import wave
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import jiwer
 import numpy as np
 from faster_whisper import BatchedInferencePipeline, WhisperModel
 
 from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
+from ml.benchmarks.goals import (
+    AT_ONCE,
+    BESIDE,
+    FILE_BESIDE,
+    IDLE,
+    LONG,
+    SENTENCES,
+    Result,
+    count_errors,
+    goal_table,
+    goals,
+    lost_sentences,
+    result_table,
+)
 from ml.interfaces import SAMPLE_RATE, Waveform
-from ml.manifest import Sample, normalise, read_manifest
+from ml.manifest import Sample, read_manifest
 from ml.pipeline.pipeline import Pipeline
 from ml.pipeline.recogniser import recognise_with
+from ml.pipeline.repetition import first_repeat
 from ml.whisper.load import WhisperOptions, load_engine
 from ml.whisper.weights import DEFAULT_FOLDER
 
@@ -42,41 +57,26 @@ ROUNDS = 3
 Transcribe = Callable[[Path], str]
 
 
-@dataclass(frozen=True)
-class Result:
-    """Seconds of each round, and word errors of the last, of one way to do one workload."""
-
-    workload: str
-    way: str
-    seconds: tuple[float, ...]
-    errors: int
-    words: int
-
-    @property
-    def median_s(self) -> float:
-        """The median of the rounds."""
-        return statistics.median(self.seconds)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the workloads, print a table and write the JSON file asked for."""
     flags = _parser().parse_args(arguments)
     samples = read_manifest(flags.folder / "manifest.tsv")
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder, _service(flags.model) as service:
-        long, text = _long_recording(samples, Path(folder) / "long.wav", flags.long_s)
+        long, spoken = _long_recording(samples, Path(folder) / "long.wav", flags.long_s)
         library = WhisperModel(str(flags.model), device="cpu", compute_type="int8")
         ways = {"service": service, "transcribe": _plain(library), "batched": _batched(library)}
-        results += _long_file(long, text, ways, flags.rounds)
-        results += _many_clips(
-            samples[: flags.clips], {"service": service, "transcribe": ways["transcribe"]}, flags.rounds
-        )
-        results += _sentences(samples, service)
+        results += _long_file(long, spoken, ways, flags.rounds)
+        del ways["batched"]
+        results += _many_clips(samples[: flags.clips], ways, flags.rounds)
+        results += _sentences(spoken, service)
         results += _beside(samples[0], long, service, flags.rounds)
-    print(_table(results))
+    print(result_table(results), goal_table(goals(results)), sep="\n\n")
     if flags.json:
         rows = [asdict(result) | {"median_s": result.median_s} for result in results]
-        flags.json.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        reached = [asdict(goal) | {"is_reached": goal.is_reached} for goal in goals(results)]
+        report = {"results": rows, "goals": reached}
+        flags.json.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
@@ -85,7 +85,7 @@ def _service(model: Path) -> Iterator[Transcribe]:
     """The service's pipeline and engine, as start.py --implementation whisper runs them."""
     engine = load_engine(WhisperOptions(name=str(model), device="cpu", local_files_only=True))
     decoder = AudioDecoder(find_ffmpeg(None), max_duration_s=24 * 3600.0, timeout_s=3600.0)
-    pipeline = Pipeline(decoder, 30.0, recognise_with(engine, window=64))
+    pipeline = Pipeline(decoder, engine.max_chunk_s, recognise_with(engine, window=64))
 
     def transcribe(path: Path) -> str:
         with path.open("rb") as file:
@@ -115,8 +115,8 @@ def _batched(model: WhisperModel) -> Transcribe:
     return transcribe
 
 
-def _long_file(path: Path, text: str, ways: dict[str, Transcribe], rounds: int) -> list[Result]:
-    """One long recording, each way in turn."""
+def _long_file(path: Path, spoken: Sequence[Sample], ways: dict[str, Transcribe], rounds: int) -> list[Result]:
+    """One long recording of the samples `spoken`, each way in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     texts: dict[str, str] = {}
     for _ in range(rounds):
@@ -124,7 +124,18 @@ def _long_file(path: Path, text: str, ways: dict[str, Transcribe], rounds: int) 
             started_s = time.perf_counter()
             texts[name] = transcribe(path)
             seconds[name].append(time.perf_counter() - started_s)
-    return [Result("long recording", name, tuple(seconds[name]), *_errors([text], [texts[name]])) for name in ways]
+    said = " ".join(sample.text for sample in spoken)
+    return [
+        Result(
+            LONG,
+            name,
+            tuple(seconds[name]),
+            *count_errors([said], [text]),
+            lost=lost_sentences([sample.text for sample in spoken], text),
+            loops=first_repeat(text) is not None,
+        )
+        for name, text in texts.items()
+    ]
 
 
 def _many_clips(samples: Sequence[Sample], ways: dict[str, Transcribe], rounds: int) -> list[Result]:
@@ -138,30 +149,34 @@ def _many_clips(samples: Sequence[Sample], ways: dict[str, Transcribe], rounds: 
                 texts[name] = list(pool.map(transcribe, [sample.path for sample in samples]))
             seconds[name].append(time.perf_counter() - started_s)
     said = [sample.text for sample in samples]
-    return [Result(f"{len(samples)} clips", name, tuple(seconds[name]), *_errors(said, texts[name])) for name in ways]
+    return [
+        Result(f"{len(samples)} {AT_ONCE}", name, tuple(seconds[name]), *count_errors(said, texts[name]))
+        for name in ways
+    ]
 
 
-def _sentences(samples: Sequence[Sample], transcribe: Transcribe) -> list[Result]:
-    """Every sentence alone, for the error rate that the long recording is compared with."""
+def _sentences(spoken: Sequence[Sample], transcribe: Transcribe) -> list[Result]:
+    """The sentences of the long recording, each alone: what its error rate is compared with."""
     started_s = time.perf_counter()
-    texts = [transcribe(sample.path) for sample in samples]
+    texts = {sample.path: transcribe(sample.path) for sample in dict.fromkeys(spoken)}
     elapsed_s = time.perf_counter() - started_s
-    errors = _errors([sample.text for sample in samples], texts)
-    return [Result(f"{len(samples)} sentences, one by one", "service", (elapsed_s,), *errors)]
+    errors = count_errors([sample.text for sample in spoken], [texts[sample.path] for sample in spoken])
+    return [Result(SENTENCES, "service", (elapsed_s,), *errors)]
 
 
 def _beside(clip: Sample, long: Path, transcribe: Transcribe, rounds: int) -> list[Result]:
-    """A clip on an idle service, and while the long recording is being transcribed."""
+    """A clip on an idle service, and clips one after the other until the long recording is transcribed."""
     idle = [_timed(transcribe, clip.path) for _ in range(rounds + 2)]
     beside: list[float] = []
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(transcribe, long)
+        running = pool.submit(_timed, transcribe, long)
         time.sleep(2.0)  # the recording's first chunks are in the engine
-        while not running.done() and len(beside) < 5 * rounds:
+        while not running.done():
             beside.append(_timed(transcribe, clip.path))
     return [
-        Result("a clip, idle", "service", tuple(idle), 0, 0),
-        Result("a clip during the long recording", "service", tuple(beside), 0, 0),
+        Result(IDLE, "service", tuple(idle)),
+        Result(BESIDE, "service", tuple(beside)),
+        Result(FILE_BESIDE, "service", (running.result(),)),
     ]
 
 
@@ -171,41 +186,26 @@ def _timed(transcribe: Transcribe, path: Path) -> float:
     return time.perf_counter() - started_s
 
 
-def _long_recording(samples: Sequence[Sample], path: Path, duration_s: float) -> tuple[Path, str]:
-    """Write sentences in random order with pauses of PAUSES_S until `duration_s`; return the file and its text."""
+def _long_recording(samples: Sequence[Sample], path: Path, duration_s: float) -> tuple[Path, list[Sample]]:
+    """Write sentences in random order with pauses of PAUSES_S until `duration_s`; return the file and its sentences."""
     draw = random.Random(0)
     parts: list[Waveform] = []
-    texts: list[str] = []
+    spoken: list[Sample] = []
     while sum(map(len, parts)) < duration_s * SAMPLE_RATE:
         for sample in draw.sample(list(samples), len(samples)):
             parts += [_read(sample.path), np.zeros(int(draw.uniform(*PAUSES_S) * SAMPLE_RATE), np.float32)]
-            texts.append(sample.text)
+            spoken.append(sample)
             if sum(map(len, parts)) >= duration_s * SAMPLE_RATE:
                 break
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
         file.writeframes((np.concatenate(parts) * 32767).astype("<i2").tobytes())
-    return path, " ".join(texts)
+    return path, spoken
 
 
 def _read(path: Path) -> Waveform:
     with AudioDecoder(find_ffmpeg(None), 3600.0, 60.0).open(path.open("rb")) as decoding:
         return np.concatenate(list(decoding))
-
-
-def _errors(said: Sequence[str], recognised: Sequence[str]) -> tuple[int, int]:
-    """Wrong, missing and additional words, and the words said."""
-    found = jiwer.process_words([normalise(text) for text in said], [normalise(text) for text in recognised])
-    return found.substitutions + found.deletions + found.insertions, sum(len(normalise(text).split()) for text in said)
-
-
-def _table(results: Sequence[Result]) -> str:
-    lines = ["workload                          way         median, s   rounds                    WER"]
-    for result in results:
-        rounds = " ".join(f"{seconds:.2f}" for seconds in result.seconds[:6])
-        wer = f"{result.errors / result.words:7.1%}" if result.words else ""
-        lines.append(f"{result.workload:33} {result.way:10} {result.median_s:10.2f}   {rounds:24} {wer}")
-    return "\n".join(lines)
 
 
 def _parser() -> argparse.ArgumentParser:

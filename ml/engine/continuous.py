@@ -1,7 +1,7 @@
 """Continuous batching: sequences are encoded in batches, decoded side by side, and leave one by one as they finish."""
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Generic
@@ -39,7 +39,7 @@ class ContinuousScheduler(Generic[B]):
         self.heartbeat = Heartbeat()
         self._runner = runner
         runner.on_progress = self.heartbeat.beat
-        self.waiting: Callable[[], AbstractSet[Hashable]] = frozenset
+        self.waiting: Callable[[], Mapping[Hashable, int]] = dict
         self._sequences: list[Sequence] = []  # admitted and not finished, oldest first: all that is in flight
         self._encodings: list[Encoding[B]] = []  # the last is worked on, the one before has been overtaken
         self._seen: dict[Hashable, None] = {}  # recordings admitted lately
@@ -59,7 +59,7 @@ class ContinuousScheduler(Generic[B]):
         """See Scheduler: sequences in decoding."""
         return len(self._decoding())
 
-    def admission_budget(self, waiting: AbstractSet[Hashable]) -> Budget:
+    def admission_budget(self, waiting: Mapping[Hashable, int]) -> Budget:
         """See Scheduler. New recordings overtake the others."""
         new_recordings = self._new_among(waiting)
         vacant = self._runner.slots - len(self._sequences)
@@ -137,19 +137,19 @@ class ContinuousScheduler(Generic[B]):
         admitted = self._admitted()
         return any(_recording(request.recording_id) in admitted for request in requests)
 
-    def _new_among(self, waiting: AbstractSet[Hashable]) -> AbstractSet[Hashable]:
+    def _new_among(self, waiting: Mapping[Hashable, int]) -> AbstractSet[Hashable]:
         """Recordings that wait and have no chunk in flight."""
         admitted = self._admitted()
         return {each for each in waiting if _recording(each) not in admitted and not isinstance(each, Retry)}
 
-    def _may_overtake(self, new_recordings: AbstractSet[Hashable], waiting: AbstractSet[Hashable]) -> bool:
+    def _may_overtake(self, new_recordings: AbstractSet[Hashable], waiting: Mapping[Hashable, int]) -> bool:
         """Whether new recordings go before the chunks that wait or are being encoded."""
         if not new_recordings or self._owed_s > 0 or len(self._sequences) >= self._runner.slots:
             return False
         if _any_urgent(self._decoding()) and not self._may_encode(waiting):
             return False
         if not self._encodings:
-            return new_recordings != waiting
+            return new_recordings != waiting.keys()
         return len(self._encodings) == 1 and self._can_pause(self._encodings[0])
 
     def _can_pause(self, encoding: Encoding[B]) -> bool:

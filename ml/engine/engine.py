@@ -34,7 +34,7 @@ class Engine:
         self.capabilities = capabilities  # of the model
         self._queue: FairQueue[Request] = FairQueue(queue_capacity)
         self._scheduler = scheduler
-        scheduler.waiting = self._queue.recording_ids
+        scheduler.waiting = self._queue.waiting
         self._thread = threading.Thread(target=self._run, name="engine", daemon=False)
         self._thread.start()
 
@@ -153,7 +153,7 @@ class Engine:
         is_idle = not scheduler.in_flight
         if is_idle:
             scheduler.heartbeat.pause()
-        budget = scheduler.admission_budget(self._queue.recording_ids())
+        budget = scheduler.admission_budget(self._queue.waiting())
         requests = self._queue.take(budget.chunks, is_idle, budget.recordings) if budget.chunks else []
         if requests:
             scheduler.heartbeat.beat()

@@ -33,10 +33,10 @@ class FairQueue(Generic[T]):
         with self._changed:
             return [item for line in self._lines.values() for item in line]
 
-    def recording_ids(self) -> set[Hashable]:
-        """Recordings that have items waiting."""
+    def waiting(self) -> dict[Hashable, int]:
+        """How many items wait, of each recording that has any."""
         with self._changed:
-            return set(self._lines)
+            return {recording_id: len(line) for recording_id, line in self._lines.items()}
 
     def put(self, recording_id: Hashable, item: T) -> bool:
         """Wait for room in the recording's line and add `item`; return False if the queue was closed meanwhile."""

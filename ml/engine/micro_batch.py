@@ -3,17 +3,18 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
-from collections.abc import Set as AbstractSet
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from math import ceil
 from typing import Protocol
 
-from ml.engine.request import Request
+from ml.engine.request import Request, Retry
 from ml.engine.scheduler import Budget, EngineStats, Heartbeat, log_failure, run_isolated
 from ml.transcript import Completion
 
-POLL_S = 0.01  # how soon a new request is admitted while a worker is free and another is busy
+POLL_S = 0.01  # how soon a new request is admitted while a worker is free, a spare one included, and another busy
 
 
 class BatchModel(Protocol):
@@ -22,10 +23,11 @@ class BatchModel(Protocol):
     max_chunk_samples: int  # longest chunk that the model takes
     batch_size: int  # most chunks in one batch
     workers: int  # batches that may be recognised at the same time, on threads of their own
+    spare_workers: int  # more of them, for new recordings while a long one holds the workers
     logger: logging.Logger
 
     def recognise(self, requests: Sequence[Request]) -> list[Completion]:
-        """Recognise a batch; one completion for each request, in order. Called on `workers` threads at once."""
+        """Recognise a batch; one completion for each request, in order. Called on several threads at once."""
 
     def is_fatal(self, error: Exception) -> bool:
         """Whether the device is lost, so that every later call would fail as well."""
@@ -34,6 +36,9 @@ class BatchModel(Protocol):
 class MicroBatchScheduler:
     """Admits up to a batch for each free worker, sorted by length so that a batch holds chunks of similar length.
 
+    A chunk of a new recording, one with no chunk in flight, does not wait for those of a long recording: it goes first,
+    in a batch without them, and on a spare worker where they hold all others. A recording that has fallen out of flight
+    is new as well, so that none starves.
     A batch that fails is halved until the chunks at fault stand alone. See Scheduler for the methods.
     """
 
@@ -42,13 +47,14 @@ class MicroBatchScheduler:
         self.logger = model.logger
         self.stats = EngineStats()
         self.heartbeat: Heartbeat = _OldestBatch(self)
-        self.waiting: Callable[[], AbstractSet[Hashable]] = frozenset
+        self.waiting: Callable[[], Mapping[Hashable, int]] = dict
         self._model = model
         self._changed = threading.Condition()  # guards the fields below; notified when a batch ends
         self._batches: dict[int, tuple[float, list[Request]]] = {}  # number -> start (monotonic) and unsettled requests
         self._number = 0
         self._fatal: Exception | None = None
-        self._workers = ThreadPoolExecutor(model.workers, thread_name_prefix="engine-worker")
+        self._most_batches = model.workers + model.spare_workers
+        self._workers = ThreadPoolExecutor(self._most_batches, thread_name_prefix="engine-worker")
 
     @property
     def in_flight(self) -> list[Request]:
@@ -67,16 +73,27 @@ class MicroBatchScheduler:
         with self._changed:
             return min((start_s for start_s, _ in self._batches.values()), default=None)
 
-    def admission_budget(self, waiting: AbstractSet[Hashable]) -> Budget:
-        """See Scheduler: a full batch for each free worker."""
-        return Budget(self._free_workers * self._model.batch_size)
+    def admission_budget(self, waiting: Mapping[Hashable, int]) -> Budget:
+        """See Scheduler: a batch for each free worker; less towards the end, so that all workers end together."""
+        in_flight = Counter(request.recording_id for request in self.in_flight)
+        new_recordings = {each for each in waiting.keys() - in_flight.keys() if not isinstance(each, Retry)}
+        free, batch_size = self._free_workers, self._model.batch_size
+        if new_recordings and new_recordings != waiting.keys() and (free or self._has_spare):
+            return Budget(min(len(new_recordings), batch_size * max(1, free)), new_recordings)
+        if free:
+            share = ceil(sum(waiting.values()) / self._model.workers)
+            return Budget(free * min(batch_size, max(1, share)))
+        is_beside_long = any(count > 1 for count in in_flight.values())
+        if new_recordings and is_beside_long and self._has_spare:
+            return Budget(min(len(new_recordings), batch_size), new_recordings)
+        return Budget(0)
 
     def admit(self, requests: list[Request]) -> None:
         """See Scheduler."""
         now_s = time.perf_counter()
         self.stats.waited_s += sum(now_s - request.submitted_s for request in requests)
         by_length = sorted(requests, key=lambda request: len(request.waveform))
-        for batch in _even_parts(by_length, self._free_workers):
+        for batch in _even_parts(by_length, max(1, self._free_workers)):
             with self._changed:
                 self._number += 1
                 number = self._number
@@ -87,7 +104,7 @@ class MicroBatchScheduler:
         """Wait until a batch ends; while a worker is free, at most POLL_S. Raises a fatal error of the model."""
         with self._changed:
             before = len(self._batches)
-            timeout_s = POLL_S if before < self._model.workers else None
+            timeout_s = POLL_S if before < self._most_batches else None
             self._changed.wait_for(lambda: len(self._batches) < before or self._fatal is not None, timeout_s)
             if self._fatal is not None:
                 raise self._fatal
@@ -103,7 +120,12 @@ class MicroBatchScheduler:
     @property
     def _free_workers(self) -> int:
         with self._changed:
-            return self._model.workers - len(self._batches)
+            return max(0, self._model.workers - len(self._batches))
+
+    @property
+    def _has_spare(self) -> bool:
+        with self._changed:
+            return len(self._batches) < self._most_batches
 
     def _run(self, number: int, batch: list[Request]) -> None:
         """Recognise a batch on a worker's thread and settle its requests."""

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from typing import NamedTuple, Protocol, TypeVar
@@ -66,7 +66,7 @@ class Scheduler(Protocol):
     logger: logging.Logger
     stats: EngineStats
     heartbeat: Heartbeat  # the scheduler beats after each chunk and each step
-    waiting: Callable[[], AbstractSet[Hashable]]  # recordings whose chunks wait for admission; the engine sets it
+    waiting: Callable[[], Mapping[Hashable, int]]  # recordings whose chunks wait for admission; the engine sets it
 
     @property
     def in_flight(self) -> list[Request]:
@@ -76,8 +76,8 @@ class Scheduler(Protocol):
     def running(self) -> int:
         """Number of chunks that the model works on at this moment. For any thread."""
 
-    def admission_budget(self, waiting: AbstractSet[Hashable]) -> Budget:
-        """What may be admitted now, where the chunks that wait are of the recordings `waiting`."""
+    def admission_budget(self, waiting: Mapping[Hashable, int]) -> Budget:
+        """What may be admitted now, where so many chunks wait of each recording."""
 
     def admit(self, requests: list[Request]) -> None:
         """Start work on `requests`, at most `admission_budget`."""

@@ -28,6 +28,7 @@ QUANTIZATIONS = {
     "float16": "fp16",
 }  # endings of the files' names; AUTO: the first found
 CPU_BATCH = 4  # chunks of one batch wait for each other, and a larger one gains little on a CPU
+CPU_SPARE_WORKERS = 1  # for new recordings beside a long one; shares the processors while it works
 CPU_WORKERS = 4  # of one thread each, where there are as many; the other threads are shared among them
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -101,7 +102,9 @@ def load_model(options: OnnxOptions) -> "OnnxModel":
     languages = _languages_of(adapter.asr, kind)
     _check_language(options.language, languages, kind)
     batch_size = min(options.batch_size, CPU_BATCH) if on_cpu else options.batch_size
-    return OnnxModel(adapter, kind, languages, options.language, batch_size, workers)
+    return OnnxModel(
+        adapter, kind, languages, options.language, batch_size, workers, CPU_SPARE_WORKERS if on_cpu else 0
+    )
 
 
 def _find(options: OnnxOptions) -> tuple[Path, Kind, str | None]:

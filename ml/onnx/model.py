@@ -24,7 +24,14 @@ class OnnxModel:
     logger = logging.getLogger("OnnxModel")
 
     def __init__(
-        self, adapter: Any, kind: Kind, languages: frozenset[str], language: str, batch_size: int, workers: int
+        self,
+        adapter: Any,
+        kind: Kind,
+        languages: frozenset[str],
+        language: str,
+        batch_size: int,
+        workers: int,
+        spare_workers: int,
     ) -> None:
         """`adapter` is what onnx_asr.load_model returns; `language` is that of chunks whose options name none.
 
@@ -34,6 +41,7 @@ class OnnxModel:
         self.max_chunk_samples = int(kind.max_chunk_s * SAMPLE_RATE)
         self.batch_size = min(batch_size, kind.largest_batch or batch_size)
         self.workers = workers
+        self.spare_workers = spare_workers
         self._adapter = adapter.with_timestamps()
         self._languages = languages
         self._language = language

@@ -24,9 +24,11 @@ REQUIRED_FILES = ("model.bin", "config.json", "tokenizer.json")  # without the l
 WANTED_FILES = (*REQUIRED_FILES, "preprocessor_config.json", "vocabulary.*")
 AUTO = "auto"  # of the dtype and the language
 COMPUTE_TYPES = {"cpu": "int8", "cuda": "float16"}  # for the dtype AUTO
-# On a CPU a larger batch makes all of its chunks wait and gains little. 16 chunks of 30 s, Whisper base, two workers:
-# 29.0 s of processor time one by one, 25.6 in twos, 23.4 in fours, 23.3 in eights.
-CPU_BATCH = 4
+# Processor time of Whisper base on two workers, for 100 s of audio in chunks of 30 s: one by one 7.9 s, in fours 6.2 s,
+# in eights 5.2 s. On a large model such a batch would take minutes.
+CPU_BATCH = 8
+CPU_BATCH_BYTES = 4e9  # chunks times the size of the model: eight of Whisper small, two of medium, one of large
+CPU_SPARE_WORKERS = 1  # for new recordings beside a long one; shares the weights, and the processors while it works
 CPU_WORKERS = 4  # of one thread each, where there are as many; the other threads are shared among them
 NEEDS_CUDA = (
     "нужны драйвер и библиотеки CUDA 12 (pip install nvidia-cublas-cu12 nvidia-cudnn-cu12) или MODEL_DEVICE=cpu"
@@ -86,16 +88,22 @@ def load_model(options: WhisperOptions) -> "WhisperModel":
     compute_type = _resolve_dtype(options.dtype, device, ctranslate2.get_supported_compute_types(device, index))
     threads = options.cpu_threads or usable_cpus()
     workers = min(threads, CPU_WORKERS) if device == "cpu" else 1
+    spare = CPU_SPARE_WORKERS if device == "cpu" else 0
     _log.info("⏳ Загрузка модели %s (%s, %s)", Path(options.name).name, device, compute_type)
     try:
         network = FasterWhisper(
-            str(folder), device, index, compute_type, threads // workers, workers, local_files_only=True
+            str(folder), device, index, compute_type, threads // workers, workers + spare, local_files_only=True
         )
     except Exception as error:  # RuntimeError of CTranslate2, a bare Exception of tokenizers
         raise _explain(error) from error
     _check_language(options.language, network.supported_languages)
-    batch_size = min(options.batch_size, CPU_BATCH) if device == "cpu" else options.batch_size
-    return WhisperModel(network, options.language, batch_size)
+    batch_size = min(options.batch_size, _cpu_batch(folder)) if device == "cpu" else options.batch_size
+    return WhisperModel(network, options.language, batch_size, spare)
+
+
+def _cpu_batch(folder: Path) -> int:
+    """Most chunks in one batch on a CPU: the watchdog and new recordings wait for a batch of a large model too long."""
+    return max(1, min(CPU_BATCH, int(CPU_BATCH_BYTES / (folder / "model.bin").stat().st_size)))
 
 
 def _check_files(folder: Path) -> None:

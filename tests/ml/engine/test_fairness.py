@@ -143,12 +143,12 @@ class Load:
         self.run_until(request.future.done)
         return self._clock.now_s - arrival_s
 
-    def _waiting(self) -> set[Hashable]:
+    def _waiting(self) -> dict[Hashable, int]:
         """As the engine's queue gives it, with the clip that has arrived by now."""
         if self._arriving and self._clock.now_s >= self._arriving[0]:
             self._queue.put(self._arriving[1].recording_id, self._arriving[1])
             self._arriving = None
-        return self._queue.recording_ids()
+        return self._queue.waiting()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import wait
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 from ml.engine.engine import Engine
 from ml.engine.micro_batch import MicroBatchScheduler
 from ml.engine.request import Request
+from ml.engine.scheduler import Budget
 from ml.errors import EngineStoppedError, RecognitionError
 from ml.interfaces import Waveform
 from ml.transcript import Completion
@@ -29,8 +30,8 @@ class NumberModel:
     max_chunk_samples = 100
     logger = logging.getLogger("NumberModel")
 
-    def __init__(self, batch_size: int = 4, workers: int = 1) -> None:
-        self.batch_size, self.workers = batch_size, workers
+    def __init__(self, batch_size: int = 4, workers: int = 1, spare_workers: int = 0) -> None:
+        self.batch_size, self.workers, self.spare_workers = batch_size, workers, spare_workers
         self.gate = threading.Event()
         self.gate.set()
         self.batches: list[list[int]] = []  # the chunks' numbers, batch by batch
@@ -131,7 +132,84 @@ def test_recordings_take_turns(model: NumberModel, engine: Engine) -> None:
     futures += [engine.submit(chunk(1), recording_id="a clip")]
     model.gate.set()
     wait(futures, HANG_LIMIT_S)
-    assert 1 in model.batches[1]
+    assert 1 in model.batches[1]  # with the first of the file, which is new as well
+
+
+def test_a_clip_beside_a_long_recording_does_not_wait_for_its_batches() -> None:
+    model = NumberModel(workers=2, spare_workers=1)
+    with Engine(MicroBatchScheduler(model)) as engine:
+        hold(model, engine)
+        for number in range(10, 30):
+            engine.submit(chunk(number), recording_id="the first")
+        engine.submit(chunk(5), recording_id="a clip")
+        wait_until(lambda: model.batches[2:] == [[5]])
+        model.gate.set()
+
+
+@pytest.mark.parametrize(
+    ("workers", "in_flight", "waiting", "budget"),
+    [
+        pytest.param(2, ["file"], {"file": 9, "clip": 1}, Budget(1, {"clip"}), id="first, without the file's chunks"),
+        pytest.param(1, ["file", "file"], {"clip": 1}, Budget(1, {"clip"}), id="beside the end of a file"),
+        pytest.param(1, ["clip before", "another"], {"clip": 1}, Budget(0), id="beside clips"),
+        pytest.param(2, ["file"], {"file": 9}, Budget(4), id="a file alone"),
+        pytest.param(2, ["file"], {"file": 5}, Budget(3), id="the end of a file"),
+    ],
+)
+def test_new_recordings_go_first_and_beside_long_ones_on_the_spare_worker(
+    workers: int, in_flight: list[str], waiting: dict[Hashable, int], budget: Budget
+) -> None:
+    model = NumberModel(workers=workers, spare_workers=1)
+    model.gate.clear()
+    scheduler = MicroBatchScheduler(model)
+    scheduler.admit([Request(chunk(1), recording_id, 0.0) for recording_id in in_flight])
+    assert scheduler.admission_budget(waiting) == budget
+    model.gate.set()
+    scheduler.advance()
+    scheduler.clear()
+
+
+def test_the_spare_worker_is_not_for_the_long_recording_itself() -> None:
+    model = NumberModel(workers=2, spare_workers=1)
+    with Engine(MicroBatchScheduler(model)) as engine:
+        hold(model, engine)
+        futures = [engine.submit(chunk(number), recording_id="the first") for number in range(10, 30)]
+        model.gate.set()
+        wait(futures, HANG_LIMIT_S)
+        assert model.most_at_once == 2
+
+
+def test_clips_alone_are_batched_rather_than_given_to_the_spare_worker() -> None:
+    model = NumberModel(workers=2, spare_workers=1)
+    with Engine(MicroBatchScheduler(model)) as engine:
+        model.gate.clear()
+        futures = [engine.submit(chunk(number), recording_id=number) for number in range(2)]
+        wait_until(lambda: sum(map(len, model.batches)) == 2)
+        futures += [engine.submit(chunk(number), recording_id=number) for number in range(2, 10)]
+        model.gate.set()
+        wait(futures, HANG_LIMIT_S)
+        assert model.most_at_once == 2
+        assert max(map(len, model.batches)) == 4
+
+
+def test_no_recording_starves_beside_a_stream_of_new_ones(model: NumberModel, engine: Engine) -> None:
+    hold(model, engine)
+    long = [engine.submit(chunk(number), recording_id="a long file") for number in range(10, 16)]
+    clips = [engine.submit(chunk(100 + number), recording_id=number) for number in range(40)]
+    model.gate.set()
+    assert wait([*long, *clips], HANG_LIMIT_S).not_done == set()
+    first_ten = [number for batch in model.batches[:4] for number in batch]
+    assert any(10 <= number < 16 for number in first_ten)
+
+
+def test_the_workers_share_the_end_of_a_recording() -> None:
+    model = NumberModel(batch_size=8, workers=2)
+    with Engine(MicroBatchScheduler(model)) as engine:
+        hold(model, engine)
+        futures = [engine.submit(chunk(number), recording_id="the first") for number in range(10, 18)]
+        model.gate.set()
+        wait(futures, HANG_LIMIT_S)
+        assert max(map(len, model.batches)) == 4
 
 
 def test_a_chunk_at_fault_fails_alone(model: NumberModel, engine: Engine) -> None:

@@ -41,20 +41,20 @@ def test_sentences_are_recognised_with_their_punctuation(engine: Engine) -> None
 
 
 def test_a_chunk_is_answered_the_same_alone_as_beside_chunks_of_other_lengths(engine: Engine) -> None:
-    chunks = [free_text()[: 28 * RATE], sentence(0), noise(1), sentence(1), free_text()[: 12 * RATE], sentence(2)]
+    chunks = [free_text()[: 24 * RATE], sentence(0), noise(1), sentence(1), free_text()[: 12 * RATE], sentence(2)]
     together = recognise(engine, *chunks)
     assert together == [recognise(engine, chunk)[0] for chunk in chunks]
 
 
-@pytest.mark.parametrize("samples", [1, 160, 1600, 30 * RATE])
+@pytest.mark.parametrize("samples", [1, 160, 1600, 24 * RATE])
 def test_the_shortest_and_the_longest_chunk_are_answered(engine: Engine, samples: int) -> None:
     (completion,) = recognise(engine, free_text()[:samples])
     assert isinstance(completion.text, str)
 
 
 def test_a_chunk_that_is_too_long_is_refused(engine: Engine) -> None:
-    with pytest.raises(ValueError, match="480000"):
-        engine.submit(np.zeros(30 * RATE + 1, np.float32))
+    with pytest.raises(ValueError, match="384000"):
+        engine.submit(np.zeros(24 * RATE + 1, np.float32))
 
 
 def test_a_greedy_answer_repeats_and_a_sampled_one_varies(engine: Engine) -> None:
@@ -65,9 +65,16 @@ def test_a_greedy_answer_repeats_and_a_sampled_one_varies(engine: Engine) -> Non
     assert len({completion.text for completion in sampled}) > 1
 
 
-def test_an_answer_that_does_not_end_says_so(engine: Engine) -> None:
-    (completion,) = recognise(engine, noise(30))  # a loop up to the limit on tokens
+def test_an_answer_that_does_not_end_says_so(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ml.whisper.model.MAX_TOKENS", 30)  # 15 of them for the answer
+    (completion,) = recognise(engine, free_text()[: 12 * RATE])
     assert completion.finish_reason is FinishReason.LENGTH
+
+
+def test_a_text_does_not_go_on_in_the_padding(engine: Engine) -> None:
+    texts = [completion.text for completion in recognise(engine, *(sentence(number) for number in range(8)))]
+    spoken = [len(normalise(text).split()) for text in said().replace("? ", "?|").replace(". ", ".|").split("|")]
+    assert all(len(normalise(text).split()) <= count + 2 for text, count in zip(texts, spoken, strict=False)), texts
 
 
 def test_the_language_is_detected_where_asked(engine: Engine) -> None:
@@ -86,7 +93,7 @@ def test_expected_words_change_the_spelling(engine: Engine) -> None:
 
 
 def test_words_join_to_the_text_and_follow_each_other(engine: Engine) -> None:
-    duration_s = 28.0
+    duration_s = 24.0
     (completion,) = recognise(engine, free_text()[: int(duration_s * RATE)], word_times=True)
     assert " ".join(word.text for word in completion.words) == completion.text
     times = [time for word in completion.words for time in (word.start_s, word.end_s)]
@@ -96,7 +103,7 @@ def test_words_join_to_the_text_and_follow_each_other(engine: Engine) -> None:
 
 
 def test_words_start_when_festival_says(engine: Engine) -> None:
-    (completion,) = recognise(engine, free_text()[: 28 * RATE], word_times=True)
+    (completion,) = recognise(engine, free_text()[: 24 * RATE], word_times=True)
     found = [normalise(word.text) for word in completion.words]
     known = [normalise(word) for word, _, _ in spoken_words()]
     errors_s = [
@@ -104,7 +111,7 @@ def test_words_start_when_festival_says(engine: Engine) -> None:
         for block in SequenceMatcher(None, found, known, autojunk=False).get_matching_blocks()
         for i in range(block.size)
     ]
-    assert len(errors_s) > 40
+    assert len(errors_s) > 30
     assert np.median(errors_s) <= 0.10
     assert np.percentile(errors_s, 90) <= 0.25
 
