@@ -232,9 +232,9 @@ def test_a_clip_waits_for_a_layer_of_the_file_s_batch_and_not_for_the_batch(load
 def test_chunks_of_a_file_recognised_again_overtake_nothing(load: Load, clock: Clock) -> None:
     load.run_until(lambda: not load.scheduler._encodings)
     load.put(Retry("file"), CLIP_TOKENS)
-    budget = load.scheduler.admission_budget({"file", Retry("file")})
+    budget = load.scheduler.admission_budget({"file": 1, Retry("file"): 1})
     assert budget.recordings is None
-    assert load.scheduler.admission_budget({"file", "clip", Retry("file")}).recordings == {"clip"}
+    assert load.scheduler.admission_budget({"file": 1, "clip": 1, Retry("file"): 1}).recordings == {"clip"}
 
 
 def test_many_clips_at_once_are_served_as_soon_as_the_device_can(load: Load, clock: Clock) -> None:
