@@ -167,11 +167,11 @@ class ContinuousScheduler(Generic[B]):
         """A batch that was overtaken waits until decoding has had its share, as a new one would."""
         return not encoding.paused or self._may_encode(self.waiting())
 
-    def _may_encode(self, waiting: AbstractSet[Hashable]) -> bool:
+    def _may_encode(self, waiting: Mapping[Hashable, int]) -> bool:
         decoding = self._decoding()
         return not decoding or self._decoded_s >= self._decode_s_wanted(decoding, waiting)
 
-    def _decode_s_wanted(self, decoding: list[Sequence], waiting: AbstractSet[Hashable]) -> float:
+    def _decode_s_wanted(self, decoding: list[Sequence], waiting: Mapping[Hashable, int]) -> float:
         """Seconds of prefill and decode steps before the next encoder batch.
 
         None while every recording in decoding has chunks left to encode, for no transcript is late by that: the rows
