@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from api.grpc.server import TranscriptionServer
+from api.grpc.server import GrpcServer
 from generated.v1 import transcription_pb2_grpc
 from resources.config import PROJECT_ROOT, Settings
 from services.transcription.implementations import BorealisTranscriptionService
@@ -51,10 +51,10 @@ def settings_for_tests(**values: Any) -> Settings:
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Call it with an implementation (and settings) to get a stub of a real server around it."""
-    running: list[tuple[TranscriptionServer, grpc.Channel]] = []
+    running: list[tuple[GrpcServer, grpc.Channel]] = []
 
     def run(service: ITranscriptionService, **values: Any) -> Stub:
-        server = TranscriptionServer(service, settings_for_tests(**values))
+        server = GrpcServer(service, settings_for_tests(**values))
         server.start()
         channel = grpc.insecure_channel(
             f"127.0.0.1:{server.port}",
@@ -117,7 +117,7 @@ def serving_bundled(implementation: str, request: pytest.FixtureRequest, **value
     if implementation == "borealis-ray":
         values["ray_address"] = request.getfixturevalue("cluster").address
     values = {"model_name": str(speech.model), "model_batch_size": 4, **values}
-    server = TranscriptionServer(service, settings_for_tests(**values))
+    server = GrpcServer(service, settings_for_tests(**values))
     server.start()
     if implementation == "borealis-ray":
         _await_sole_model()

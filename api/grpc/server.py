@@ -31,7 +31,7 @@ LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 RPC_HEADROOM = 1000  # concurrent calls other than transcriptions: health checks, rejections
 
 
-class TranscriptionServer:
+class GrpcServer:
     """Binds the port at once, but admits transcription calls only while the implementation is ready."""
 
     def __init__(self, service: ITranscriptionService, settings: Settings) -> None:

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import NoReturn
 
 from api.errors import PortTakenError
-from api.grpc.server import LAST_ANSWERS_S, TranscriptionServer
+from api.grpc.server import LAST_ANSWERS_S, GrpcServer
 from api.http.compose import http_server
 from api.http.server import HttpServer
 from api.http.upstream import Upstream
@@ -96,7 +96,7 @@ def serve(implementation: str, settings: Settings) -> int:
     if implementation not in AVAILABLE_IMPLEMENTATIONS:
         names = ", ".join(AVAILABLE_IMPLEMENTATIONS)
         raise ConfigurationError(f"Неизвестная реализация {implementation!r} (--implementation). Доступны: {names}")
-    server = TranscriptionServer(AVAILABLE_IMPLEMENTATIONS[implementation](), settings)
+    server = GrpcServer(AVAILABLE_IMPLEMENTATIONS[implementation](), settings)
     gateway = _gateway_before(server, settings) if settings.http_port else None
     _on_stop_signals(_request_stop)
     try:
@@ -122,12 +122,12 @@ def serve(implementation: str, settings: Settings) -> int:
         _stop(server, gateway, settings.shutdown_grace_s)
 
 
-def _gateway_before(server: TranscriptionServer, settings: Settings) -> HttpServer:
+def _gateway_before(server: GrpcServer, settings: Settings) -> HttpServer:
     address = server.bind_private()
     return http_server(settings, lambda: Upstream(address, None), server.metrics.registry)
 
 
-def _stop(server: TranscriptionServer, gateway: HttpServer | None, grace_s: float) -> None:
+def _stop(server: GrpcServer, gateway: HttpServer | None, grace_s: float) -> None:
     """HTTP first: its requests are calls of the server. Both have `grace_s` together."""
     deadline_s = time.monotonic() + grace_s
     if gateway:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 
-from api.grpc.server import TranscriptionServer
+from api.grpc.server import GrpcServer
 from resources.config import PROJECT_ROOT
 from tests.conftest import settings_for_tests
 from tests.repo.test_deploy import health_check
@@ -27,7 +27,7 @@ def exit_code(port: int) -> int:
 
 def test_container_is_healthy_exactly_while_the_server_is_serving() -> None:
     service = SlowToStart()
-    server = TranscriptionServer(service, settings_for_tests(auth_token_hashes="0" * 64))
+    server = GrpcServer(service, settings_for_tests(auth_token_hashes="0" * 64))
     thread = threading.Thread(target=server.start)
     thread.start()
     try:

@@ -16,7 +16,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.grpc.metrics import ENGINE_METRICS, LATENCY_BUCKETS_S
-from api.grpc.server import PortTakenError, TranscriptionServer
+from api.grpc.server import GrpcServer, PortTakenError
 from generated.v1 import transcription_pb2
 from ml.audio.splitter import Chunk
 from ml.borealis.runner import make_engine
@@ -209,7 +209,7 @@ def test_memory_and_descriptors_of_the_process_are_shown(serve: Serve) -> None:
 
 def test_serving_gauge_follows_the_readiness_of_the_server() -> None:
     port, service = free_port(), SlowToStart()
-    server = TranscriptionServer(service, settings_for_tests(metrics_port=port))
+    server = GrpcServer(service, settings_for_tests(metrics_port=port))
     thread = threading.Thread(target=server.start)
     thread.start()
     try:
@@ -305,7 +305,7 @@ def test_metrics_port_in_use_stops_the_start_and_is_named() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        server = TranscriptionServer(NumberingService(), settings_for_tests(metrics_port=port))
+        server = GrpcServer(NumberingService(), settings_for_tests(metrics_port=port))
         with pytest.raises(PortTakenError, match=f"{port}.*METRICS_PORT"):
             server.start()
         server.stop()

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from api.grpc.server import SERVICE_NAME, PortTakenError, TranscriptionServer
+from api.grpc.server import SERVICE_NAME, GrpcServer, PortTakenError
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from tests.conftest import settings_for_tests
 from tests.support.fault_services import NumberingService, SlowToStart
@@ -22,7 +22,7 @@ Code = grpc.StatusCode
 def starting() -> Iterator[tuple[SlowToStart, grpc.Channel, threading.Thread]]:
     """A server that listens while its implementation is still starting."""
     service = SlowToStart()
-    server = TranscriptionServer(service, settings_for_tests())
+    server = GrpcServer(service, settings_for_tests())
     thread = threading.Thread(target=server.start)
     thread.start()
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -62,10 +62,10 @@ def test_call_before_the_model_is_ready_is_asked_to_retry(
 
 
 def test_second_server_on_the_same_port_is_an_error() -> None:
-    first = TranscriptionServer(NumberingService(), settings_for_tests())
+    first = GrpcServer(NumberingService(), settings_for_tests())
     try:
         with pytest.raises(PortTakenError, match=str(first.port)):
-            TranscriptionServer(NumberingService(), settings_for_tests(server_port=first.port))
+            GrpcServer(NumberingService(), settings_for_tests(server_port=first.port))
     finally:
         first.stop()
 

@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from api.certificates import CertificateFiles
-from api.grpc.server import TranscriptionServer
+from api.grpc.server import GrpcServer
 from generated.v1 import transcription_pb2_grpc
 from resources.config import ConfigurationError
 from tests.conftest import settings_for_tests
@@ -145,7 +145,7 @@ def test_half_of_the_tls_settings_stops_the_start(certificates: Certificates, gi
     certificates.issue()
     files = {**certificates.settings, "tls_client_ca_file": certificates.ca_file}
     with pytest.raises(ConfigurationError, match="TLS_CERT_FILE"):
-        TranscriptionServer(NumberingService(), settings_for_tests(**{name: files[name] for name in given}))
+        GrpcServer(NumberingService(), settings_for_tests(**{name: files[name] for name in given}))
 
 
 @pytest.mark.parametrize("content", [None, "not a PEM"], ids=["missing", "unusable"])
@@ -157,7 +157,7 @@ def test_tls_file_that_cannot_be_used_stops_the_start(
     path: Path = getattr(certificates, spoiled)
     path.write_text(content) if content else path.unlink()
     with pytest.raises(ConfigurationError, match="TLS_CERT_FILE") as refusal:
-        TranscriptionServer(
+        GrpcServer(
             NumberingService(), settings_for_tests(**certificates.settings, tls_client_ca_file=certificates.ca_file)
         )
     assert str(certificates.folder) not in str(refusal.value)

@@ -15,7 +15,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from api.grpc.server import SERVICE_NAME, TranscriptionServer
+from api.grpc.server import SERVICE_NAME, GrpcServer
 from generated.v1 import transcription_pb2
 from ml.errors import ModelFormatError
 from resources.config import PROJECT_ROOT
@@ -290,7 +290,7 @@ def test_corrupt_weights_fail_the_start_and_it_never_serves(
     shutil.copytree(good_model, folder)
     damage(folder / "pytorch_model.bin")
     settings = settings_for_tests(model_name=str(folder), model_cache_dir=tmp_path / "cache")
-    server = TranscriptionServer(BorealisTranscriptionService(), settings)
+    server = GrpcServer(BorealisTranscriptionService(), settings)
     request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
     reported: list[int] = []
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from api.grpc.server import TranscriptionServer
+from api.grpc.server import GrpcServer
 from generated.v1 import transcription_pb2_grpc
 from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
@@ -56,9 +56,9 @@ class ChecksumService(TranscriptionServiceBase, transcription_pb2_grpc.Transcrip
 
 
 @contextmanager
-def listening(service: ChecksumService, **settings: Any) -> Iterator[TranscriptionServer]:
+def listening(service: ChecksumService, **settings: Any) -> Iterator[GrpcServer]:
     """A server that listens and is not started; at the end it is stopped without waiting for calls in flight."""
-    server = TranscriptionServer(service, settings_for_tests(**{"shutdown_grace_s": 0, **settings}))
+    server = GrpcServer(service, settings_for_tests(**{"shutdown_grace_s": 0, **settings}))
     try:
         yield server
     finally:

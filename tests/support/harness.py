@@ -10,7 +10,7 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from api.grpc.server import SERVICE_NAME, TranscriptionServer
+from api.grpc.server import SERVICE_NAME, GrpcServer
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from services.transcription.interface import ITranscriptionService
 from tests.conftest import settings_for_tests
@@ -39,7 +39,7 @@ class ServerHarness:
         self.control = control
         self.settings = settings_for_tests(**{"server_max_workers": WORKERS} | settings)
         self.token: str | None = None  # for the control request and the calls below
-        self.grpc_server = TranscriptionServer(service, self.settings)
+        self.grpc_server = GrpcServer(service, self.settings)
         self.channel = self.connect()
         self.stub = transcription_pb2_grpc.TranscriptionServiceStub(self.channel)
 

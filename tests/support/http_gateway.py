@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from prometheus_client import CollectorRegistry
 
-from api.grpc.server import TranscriptionServer
+from api.grpc.server import GrpcServer
 from api.http.compose import config_of
 from api.http.context import Limits
 from api.http.server import HttpServer
@@ -28,7 +28,7 @@ class RunningGateway:
     """What a test talks to."""
 
     http: HttpServer
-    grpc: TranscriptionServer
+    grpc: GrpcServer
     registry: CollectorRegistry
     client: httpx.Client
 
@@ -87,7 +87,7 @@ def gateway(
     service = service or ChecksumService()
     values = settings_for_tests(**{"shutdown_grace_s": 0, **settings})
     limits = Limits(max_upload_bytes or values.stream_max_bytes, idle_timeout_s, max_requests)
-    server, registry = TranscriptionServer(service, values), CollectorRegistry()
+    server, registry = GrpcServer(service, values), CollectorRegistry()
     address = server.bind_private()
     try:
         server.start()

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from api.grpc.server import TranscriptionServer
+from api.grpc.server import GrpcServer
 from generated.v1 import transcription_pb2
 from services.transcription.interface import ITranscriptionService
 from tests.conftest import settings_for_tests
@@ -18,9 +18,9 @@ OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]  # as a channel's optio
 
 
 @contextmanager
-def running(service: ITranscriptionService | None = None, **settings: Any) -> Iterator[TranscriptionServer]:
+def running(service: ITranscriptionService | None = None, **settings: Any) -> Iterator[GrpcServer]:
     """A started server around `service`, by default a NumberingService."""
-    server = TranscriptionServer(service or NumberingService(), settings_for_tests(**settings))
+    server = GrpcServer(service or NumberingService(), settings_for_tests(**settings))
     try:
         server.start()
         yield server
@@ -35,7 +35,7 @@ def connected(service: ITranscriptionService | None = None, **settings: Any) -> 
         yield channel
 
 
-def calls_ended(server: TranscriptionServer, method: str, outcome: str) -> float:
+def calls_ended(server: GrpcServer, method: str, outcome: str) -> float:
     """How many calls of `method` ended as `outcome`, by the metrics of the server; rejected ones count too."""
     labels = {"method": method, "outcome": outcome}
     return server.metrics.registry.get_sample_value("transcription_requests_total", labels) or 0.0

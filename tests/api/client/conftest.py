@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from api.grpc.server import TranscriptionServer
+from api.grpc.server import GrpcServer
 from tests.support.client_server import ChecksumService, listening, write_wav
 
 
@@ -15,14 +15,14 @@ def service() -> ChecksumService:
 
 
 @pytest.fixture
-def server(service: ChecksumService) -> Iterator[TranscriptionServer]:
+def server(service: ChecksumService) -> Iterator[GrpcServer]:
     """Listens, but is not started yet."""
     with listening(service) as server:
         yield server
 
 
 @pytest.fixture
-def address(server: TranscriptionServer) -> str:
+def address(server: GrpcServer) -> str:
     """The address of `server`, started."""
     server.start()
     return f"127.0.0.1:{server.port}"

@@ -15,7 +15,7 @@ import pytest
 
 from api.grpc.client import RetryPolicy, TranscriptionClient, TranscriptionRefusedError
 from api.grpc.client.responses import IncompleteAnswerError
-from api.grpc.server import TranscriptionServer
+from api.grpc.server import GrpcServer
 from generated.v1 import transcription_pb2
 from services.transcription import base_service
 from tests.support.client_server import UNREACHABLE, ChecksumService, expected_text, listening, write_wav
@@ -82,7 +82,7 @@ def test_empty_file_is_rejected_in_band_through_the_stream(address: str, tmp_pat
 
 @pytest.mark.parametrize("method", ["transcribe", "transcribe_stream"])
 def test_call_to_a_server_that_is_not_ready_yet_is_repeated(
-    server: TranscriptionServer, service: ChecksumService, tmp_path: Path, method: str
+    server: GrpcServer, service: ChecksumService, tmp_path: Path, method: str
 ) -> None:
     recording = write_wav(tmp_path / "large.wav", seconds=25)  # 800 kB: more than gRPC buffers for its own retries
     rpc = {"transcribe": "TranscribeAudio", "transcribe_stream": "TranscribeAudioStream"}[method]
@@ -103,7 +103,7 @@ def test_call_to_a_server_that_is_not_ready_yet_is_repeated(
 
 
 def test_call_without_retries_fails_at_a_server_that_is_not_ready_yet(
-    server: TranscriptionServer, service: ChecksumService, recording: Path
+    server: GrpcServer, service: ChecksumService, recording: Path
 ) -> None:
     service.may_start.clear()
     starting = threading.Thread(target=server.start)

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import trustme
 
-from api.grpc.server import TranscriptionServer
+from api.grpc.server import GrpcServer
 from resources.config import PROJECT_ROOT
 from tests.conftest import sample, settings_for_tests
 from tests.support.audio import voice, wav
@@ -155,7 +155,7 @@ def test_stopping_one_after_the_other_loses_no_request() -> None:
 
 
 def test_private_address_is_for_this_user_alone() -> None:
-    server = TranscriptionServer(ChecksumService(), settings_for_tests())
+    server = GrpcServer(ChecksumService(), settings_for_tests())
     address = server.bind_private()
     try:
         if address.startswith("unix:"):

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import generate_latest
 
 from api.grpc.metrics import ENGINE_METRICS
-from api.grpc.server import TranscriptionServer
+from api.grpc.server import GrpcServer
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from ml import benchmark
 from ml.benchmarks.workloads import Sizes
@@ -66,7 +66,7 @@ class Served:
     def __init__(self, service: OverSleepers, cluster: Any, **values: Any) -> None:
         self.service = service
         settings = settings_for_tests(**{**VALUES, "ray_address": cluster.address, **values})
-        self.server = TranscriptionServer(service, settings)
+        self.server = GrpcServer(service, settings)
         self.server.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.server.port}")
         self.stub = transcription_pb2_grpc.TranscriptionServiceStub(self.channel)
