@@ -14,6 +14,10 @@ FRAME_S = 0.01
 _CUTOFF_HZ = 100.0
 _ORDER = 10
 _BLOCK_FRAMES = 100  # a second is filtered at a time, wherever the recording's own blocks end
+_VOICED_SHARE = 0.3  # of the range from the noise floor to speech, in dB; quieter frames are a pause
+_MAX_RANGE_DB = 45.0
+_MIN_RANGE_DB = 6.0  # with less there are no pauses
+_SMOOTH_FRAMES = 3  # 30 ms
 ONSET_FRAMES = 10  # 100 ms: at the start of a recording, hum sets in at once, which is a click above 100 Hz too
 
 Frames = NDArray[np.float64]
@@ -61,3 +65,17 @@ def frame_powers(waveform: Waveform, sample_rate: int = SAMPLE_RATE) -> Frames:
     """Return the powers (F,) of the whole frames of a recording (N,)."""
     meter = LevelMeter(sample_rate)
     return np.concatenate([meter.push(waveform), meter.finish()])
+
+
+def voiced_frames(waveform: Waveform) -> NDArray[np.bool_]:
+    """Whether each frame (n,) of FRAME_S is louder than the pauses of `waveform` (N,)."""
+    powers = frame_powers(waveform)
+    if len(powers) < _SMOOTH_FRAMES:
+        return np.ones(len(powers), bool)
+    smooth = np.convolve(powers, np.full(_SMOOTH_FRAMES, 1 / _SMOOTH_FRAMES), mode="same")
+    levels = 10 * np.log10(np.maximum(smooth, 1e-12))
+    speech = np.percentile(levels, 90)
+    floor = max(levels.min(), speech - _MAX_RANGE_DB)
+    if speech - floor < _MIN_RANGE_DB:
+        return np.ones(len(powers), bool)
+    return np.asarray(levels > floor + _VOICED_SHARE * (speech - floor))

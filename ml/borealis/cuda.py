@@ -32,6 +32,12 @@ class GraphedDecoder:
         """See SlotDecoder; not captured, its shapes follow the batch's size."""
         return self._decoder.prefill(rows, audio, seeds)
 
+    def audio_attention(
+        self, rows: list[int], tokens: Sequence[Sequence[int]], heads: Sequence[tuple[int, int]]
+    ) -> torch.Tensor:
+        """See SlotDecoder; not captured."""
+        return self._decoder.audio_attention(rows, tokens, heads)
+
     def move(self, row: int, to: int) -> None:
         """See SlotDecoder; between two replays, on their stream."""
         self._decoder.move(row, to)

@@ -59,7 +59,8 @@ class SlotDecoder:
         self.sampler = Sampler(options, slots, network.device)
 
         self.prefix_length: int = prefix.shape[1]  # P
-        self.prefill_length = self.prefix_length + audio_length + suffix.shape[1]  # P + 375 + S
+        self.audio_end = self.prefix_length + audio_length  # P + 375
+        self.prefill_length = self.audio_end + suffix.shape[1]  # P + 375 + S
         self.capacity = self.prefill_length + options.max_new_tokens  # positions in a row
         shape = (len(self.layers), slots, self.kv_heads, self.capacity, self.head_dim)
         self.keys = _zeros(shape, network.dtype, network.device)
@@ -146,6 +147,38 @@ class SlotDecoder:
         """The sequence in `row` has left: steps need not sample for it any more."""
         self.sampler.release(row)
 
+    @torch.inference_mode()
+    def audio_attention(
+        self, rows: list[int], tokens: Sequence[Sequence[int]], heads: Sequence[tuple[int, int]]
+    ) -> torch.Tensor:
+        """Attention (b, heads, n + 1, 375) float32 to the audio alone, summing to 1, of the (layer, index) in `heads`.
+
+        `rows` hold finished sequences and `tokens` what was decoded there, n at most. Step 0 predicts the first token,
+        step i has token i - 1 as its input; steps beyond a sequence's own mean nothing. The queries are not kept while
+        decoding: the tokens pass once more, side by side, up to the last layer asked for.
+        """
+        index = torch.tensor(rows, device=self._rows.device)
+        longest = max(map(len, tokens))
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in tokens], device=index.device)
+        x = torch.cat([self._suffix[:, -1:].expand(len(rows), -1, -1), self.embed(ids)], dim=1)  # (b, n + 1, H)
+        start, last = self.prefill_length - 1, max(layer for layer, _ in heads)
+        visible = self._visible(start, start + x.shape[1])
+        found: dict[tuple[int, int], torch.Tensor] = {}
+        for layer in range(last + 1):
+            query = self._cache(layer, x, index, start)
+            for head in {head for at, head in heads if at == layer}:
+                found[layer, head] = self._to_audio(layer, head, query[:, head], index)
+            if layer < last:
+                x = self._attend(layer, x, query, index, visible)
+        return torch.stack([found[head] for head in heads], dim=1)
+
+    def _to_audio(self, layer: int, head: int, query: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Attention (b, T, 375) of one head's queries (b, T, D)."""
+        kv_head = head * self.kv_heads // self.heads
+        keys = self.keys[layer, rows, kv_head, self.prefix_length : self.audio_end]  # (b, 375, D)
+        scores = query @ keys.transpose(1, 2) * self.head_dim**-0.5
+        return torch.softmax(scores.float(), dim=-1)
+
     def _clear_kv(self, rows: torch.Tensor) -> None:
         """Zero what was decoded in `rows` (b,): a key not yet reached is masked, but NaN times 0 is NaN."""
         for cache in (self.keys, self.values):
@@ -156,24 +189,41 @@ class SlotDecoder:
 
         Returns the last position alone, (b, 1, H): of the others the last layer computes only keys and values.
         """
-        end = start + x.shape[1]
-        visible = self._columns[:end] <= self._columns[start:end, None]  # (T, end), causal
-        cos, sin = self._cos[start:end, None], self._sin[start:end, None]  # (T, 1, D)
+        visible = self._visible(start, start + x.shape[1])
         for index, layer in enumerate(self.layers):
-            self.on_progress()
-            query, key, value = (part.transpose(1, 2) for part in self._project(layer, x, cos, sin))  # (b, heads, T, D)
-            self.keys[index, rows, :, start:end] = key
-            self.values[index, rows, :, start:end] = value
+            query = self._cache(index, x, rows, start)
             if layer is self.layers[-1]:
                 x, query, visible = x[:, -1:], query[:, :, -1:], visible[-1:]
-            attended = functional.scaled_dot_product_attention(
-                query,
-                self._for_each_head(self.keys[index, rows, :, :end]),
-                self._for_each_head(self.values[index, rows, :, :end]),
-                attn_mask=visible,
-            )
-            x = self._finish(layer, x, attended.transpose(1, 2).flatten(2))
+            x = self._attend(index, x, query, rows, visible)
         return x
+
+    def _visible(self, start: int, end: int) -> torch.Tensor:
+        """Whether each of the positions start…end - 1 sees each of the first `end`: causal, (end - start, end)."""
+        return self._columns[:end] <= self._columns[start:end, None]
+
+    def _cache(self, index: int, x: torch.Tensor, rows: torch.Tensor, start: int) -> torch.Tensor:
+        """Keep layer `index`'s keys and values of `x` (b, T, H) at start…; return its queries (b, heads, T, D)."""
+        self.on_progress()
+        end = start + x.shape[1]
+        cos, sin = self._cos[start:end, None], self._sin[start:end, None]  # (T, 1, D)
+        projected = self._project(self.layers[index], x, cos, sin)
+        query, key, value = (part.transpose(1, 2) for part in projected)
+        self.keys[index, rows, :, start:end] = key
+        self.values[index, rows, :, start:end] = value
+        return query
+
+    def _attend(
+        self, index: int, x: torch.Tensor, query: torch.Tensor, rows: torch.Tensor, visible: torch.Tensor
+    ) -> torch.Tensor:
+        """Layer `index` after `_cache`: attention to what is `visible` (T, end), and the rest; (b, T, H) as `x`."""
+        end = visible.shape[1]
+        attended = functional.scaled_dot_product_attention(
+            query,
+            self._for_each_head(self.keys[index, rows, :, :end]),
+            self._for_each_head(self.values[index, rows, :, :end]),
+            attn_mask=visible,
+        )
+        return self._finish(self.layers[index], x, attended.transpose(1, 2).flatten(2))
 
     def _for_each_head(self, cached: torch.Tensor) -> torch.Tensor:
         """Keys or values (b, kv_heads, end, D) repeated to (b, heads, end, D): fused attention wants them so."""

@@ -36,6 +36,11 @@ class Decoder(Protocol):
     def step_rows(self, rows: list[int], length: int) -> Tokens:
         """Decode one token for each of `rows`, and for no others; on a CPU."""
 
+    def audio_attention(
+        self, rows: list[int], tokens: Sequence[Sequence[int]], heads: Sequence[tuple[int, int]]
+    ) -> torch.Tensor:
+        """Attention (b, heads, n + 1, 375) of (layer, index) `heads` to the audio, over `tokens` of finished `rows`."""
+
     def move(self, row: int, to: int) -> None:
         """Copy the state of `row` to `to`."""
 

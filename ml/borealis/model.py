@@ -22,6 +22,8 @@ from ml.interfaces import Waveform
 # Chunks in one pass of the encoder: a CPU's caches hold one, a GPU's activations stay below 1 GiB.
 ENCODER_BATCH = {"cpu": 1, "cuda": 16}
 
+DIVIDED = "\ufffd"  # decoded from a token with a part of a character's bytes
+
 MEBIBYTE = 1024 * 1024
 _MEMORY = "Память модели: веса %.0f МБ, ключи и значения на %d фрагментов %.0f МБ"
 
@@ -53,6 +55,7 @@ class BorealisModel:
         self.encoder = make_encoder(network)
         network.generation_config = _generation_config(options, self.eos_ids, tokenizer.pad_token_id)
         self._prefix_ids = torch.tensor([prompt.prefix_ids], device=self.device)  # (1, P)
+        self._pieces: dict[int, str] = {}
         self._suffix_ids = torch.tensor([prompt.suffix_ids], device=self.device)  # (1, S)
 
     @classmethod
@@ -129,11 +132,28 @@ class BorealisModel:
 
     def make_decoder(self, slots: int) -> SlotDecoder:
         """A decoder of `slots` rows."""
+        decoder = self._make_decoder(slots, self.options)
+        logger.info(_MEMORY, memory_of(self.network) / MEBIBYTE, slots, decoder.cache_bytes / MEBIBYTE)
+        return decoder
+
+    @torch.inference_mode()
+    def attend(self, waveform: Waveform, text: str) -> tuple[list[str], torch.Tensor]:
+        """The pieces of `text` and every head's attention (layers, heads, n + 1, 375) to `waveform` over its n tokens.
+
+        See SlotDecoder.audio_attention. The text need not be what the model would recognise.
+        """
+        tokens = self.tokenizer.encode(text, add_special_tokens=False)
+        decoder = self._make_decoder(1, replace(self.options, max_new_tokens=len(tokens)))
+        heads = [(layer, head) for layer in range(len(decoder.layers)) for head in range(decoder.heads)]
+        decoder.prefill([0], self.encode(self.features([waveform])), [None])
+        attention = decoder.audio_attention([0], [tokens], heads)[0]
+        return self.pieces(tokens), attention.unflatten(0, (len(decoder.layers), -1))
+
+    def _make_decoder(self, slots: int, options: GenerationOptions) -> SlotDecoder:
         audio = self.network.config.audio_config  # 4 frames of hidden_size side by side are intermediate_size wide
         audio_length = audio.max_source_positions * audio.hidden_size // audio.intermediate_size  # 375
-        decoder = SlotDecoder(self.network, *self.prompt_embeddings(), audio_length, self.options, slots)
+        decoder = SlotDecoder(self.network, *self.prompt_embeddings(), audio_length, options, slots)
         decoder.on_progress = self._on_progress
-        logger.info(_MEMORY, memory_of(self.network) / MEBIBYTE, slots, decoder.cache_bytes / MEBIBYTE)
         return decoder
 
     @torch.inference_mode()
@@ -146,6 +166,26 @@ class BorealisModel:
         """The text of each row of token ids, without special tokens."""
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [text.strip() for text in texts]
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """The text of each token, spaces included: together they are the text.
+
+        A character divided between tokens counts to the first of a run of such tokens.
+        """
+        found = [self._piece(token) for token in tokens]
+        broken = [index for index, piece in enumerate(found) if DIVIDED in piece]
+        for first in [index for index in broken if index - 1 not in broken]:
+            end = next(index for index in range(first, len(found) + 1) if index not in broken)
+            found[first:end] = [self._to_text(tokens[first:end]), *[""] * (end - first - 1)]
+        return found
+
+    def _piece(self, token: int) -> str:
+        if token not in self._pieces:
+            self._pieces[token] = self._to_text([token])
+        return self._pieces[token]
+
+    def _to_text(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _generation_config(options: GenerationOptions, eos_ids: Collection[int], pad_id: int) -> GenerationConfig:

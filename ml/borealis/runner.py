@@ -12,14 +12,16 @@ from ml.borealis.features import N_SAMPLES
 from ml.borealis.model import ENCODER_BATCH
 from ml.borealis.self_check import choose_path
 from ml.borealis.transfer import AudioBatch, Readback
+from ml.borealis.word_times import Decoded, WordTimer
+from ml.borealis.word_times import Model as WordModel
 from ml.engine.continuous import ContinuousScheduler
 from ml.engine.engine import QUEUE_CAPACITY, Engine
 from ml.engine.model_runner import Sequence
 from ml.interfaces import Waveform
-from ml.transcript import Completion, FinishReason
+from ml.transcript import Completion, FinishReason, Word
 
 
-class Model(PathModel, Protocol):
+class Model(PathModel, WordModel, Protocol):
     """What the runner needs of a model; BorealisModel is one."""
 
     eos_ids: frozenset[int]  # any of them ends a text
@@ -56,6 +58,7 @@ class BorealisRunner:
         model.watch_progress(lambda: self.on_progress())
         path, self.fast_path_failed = choose_path(model, slots, self.encoder_batch)
         self._encoder, self._decoder = path.encoder, path.decoder
+        self._word_timer = WordTimer(model, path.decoder)
         self._readback: Readback[list[tuple[int, Sequence]]] = path.readback  # tags: (column, sequence)
 
     def encode(self, waveforms: list[Waveform]) -> AudioBatch:
@@ -107,11 +110,13 @@ class BorealisRunner:
     def complete(self, sequences: list[Sequence]) -> list[Completion]:
         """See ModelRunner."""
         texts = self._model.decode([sequence.tokens for sequence in sequences])
+        words = self._words(sequences)
         return [
             Completion(
                 text,
                 FinishReason.LENGTH if sequence.truncated else FinishReason.STOP,
                 sum(sequence.probabilities) / len(sequence.probabilities),
+                words.get(sequence, ()),
             )
             for text, sequence in zip(texts, sequences, strict=True)
         ]
@@ -122,6 +127,15 @@ class BorealisRunner:
             raise error
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
+
+    def _words(self, sequences: list[Sequence]) -> dict[Sequence, tuple[Word, ...]]:
+        """The words of the sequences that want their times and are not cancelled."""
+        timed = [each for each in sequences if each.request.options.word_times and each.tokens]
+        timed = [each for each in timed if not each.request.is_cancelled]
+        if not timed:
+            return {}
+        decoded = [Decoded(each.row or 0, each.request.waveform, each.tokens, each.probabilities) for each in timed]
+        return dict(zip(timed, self._word_timer.words(decoded), strict=True))
 
     def _seed_of(self, sequence: Sequence) -> int | None:
         """Seed of a sampled sequence; None for a greedy one."""

@@ -5,18 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ml.audio.levels import FRAME_S, Frames, frame_powers
+from ml.audio.levels import FRAME_S, Frames, voiced_frames
 from ml.audio.splitter import Chunk
 from ml.interfaces import Waveform
 from ml.transcript import Completion, Word
 
-_VOICED_SHARE = 0.3  # of the range from the noise floor to speech, in dB; quieter frames are a pause
 _ROUNDING = 1e-9  # of bounds, in frames
-_MAX_RANGE_DB = 45.0
-_MIN_RANGE_DB = 6.0  # with less there are no pauses
-_SMOOTH_FRAMES = 3  # 30 ms
 _WORD_PAUSE_S = 0.25  # longer than the closure of a stop consonant: between words, not within one
 
 
@@ -96,7 +91,7 @@ def _estimate(texts: Sequence[str], waveform: Waveform) -> list[Word]:
     """
     if not texts:
         return []
-    voiced_s = np.asarray(np.flatnonzero(_is_voiced(waveform)) * FRAME_S, np.float64)  # starts of the voiced frames
+    voiced_s = np.asarray(np.flatnonzero(voiced_frames(waveform)) * FRAME_S, np.float64)  # starts of the voiced frames
     if not len(voiced_s):
         voiced_s = np.zeros(1)
     bounds = _at_pauses(_shares(texts) * len(voiced_s), voiced_s)
@@ -138,17 +133,3 @@ def _longest_run(voiced_s: Frames, start: float, end: float) -> tuple[float, flo
     starts_at = max(start, longest[0]) - longest[0]
     ends_at = min(end, longest[1] + 1) - longest[1]
     return float(voiced_s[longest[0]] + starts_at * FRAME_S), float(voiced_s[longest[1]] + ends_at * FRAME_S)
-
-
-def _is_voiced(waveform: Waveform) -> NDArray[np.bool_]:
-    """Whether each frame (n,) of FRAME_S is louder than the pauses of `waveform` (N,)."""
-    powers = frame_powers(waveform)
-    if len(powers) < _SMOOTH_FRAMES:
-        return np.ones(len(powers), bool)
-    smooth = np.convolve(powers, np.full(_SMOOTH_FRAMES, 1 / _SMOOTH_FRAMES), mode="same")
-    levels = 10 * np.log10(np.maximum(smooth, 1e-12))
-    speech = np.percentile(levels, 90)
-    floor = max(levels.min(), speech - _MAX_RANGE_DB)
-    if speech - floor < _MIN_RANGE_DB:
-        return np.ones(len(powers), bool)
-    return np.asarray(levels > floor + _VOICED_SHARE * (speech - floor))
