@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,7 +74,7 @@ def words_of(pieces: Sequence[str], probabilities: Sequence[float], bounds: Ints
     """
     starts = [index for index, piece in enumerate(pieces) if index == 0 or piece[:1].isspace()]
     words = []
-    for first, end in zip(starts, [*starts[1:], len(pieces)], strict=True):
+    for first, end in pairwise([*starts, len(pieces)]):
         tokens = range(first, end)
         spoken = [index for index in tokens if any(map(str.isalnum, pieces[index]))] or tokens
         words.append(

@@ -170,13 +170,17 @@ class BorealisModel:
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         """The text of each token, spaces included: together they are the text.
 
-        A character divided between tokens counts to the first of a run of such tokens.
+        A character divided between tokens counts to the first of a run of such tokens within a word.
         """
         found = [self._piece(token) for token in tokens]
-        broken = [index for index, piece in enumerate(found) if DIVIDED in piece]
-        for first in [index for index in broken if index - 1 not in broken]:
-            end = next(index for index in range(first, len(found) + 1) if index not in broken)
-            found[first:end] = [self._to_text(tokens[first:end]), *[""] * (end - first - 1)]
+        start = 0
+        for end in range(1, len(found) + 1):
+            following = found[end] if end < len(found) else ""
+            if DIVIDED in found[start] and DIVIDED in following and not following[:1].isspace():
+                continue
+            if end - start > 1:
+                found[start:end] = [self._to_text(tokens[start:end]), *[""] * (end - start - 1)]
+            start = end
         return found
 
     def _piece(self, token: int) -> str:

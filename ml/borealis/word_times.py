@@ -2,10 +2,10 @@
 
 import json
 import logging
+import math
 import wave
 from collections.abc import Sequence
 from itertools import product
-from math import ceil
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -44,7 +44,7 @@ class Spoken(NamedTuple):
 
     waveform: Waveform
     words: list[str]
-    starts_s: Floats
+    starts_s: list[float]
 
 
 class Model(Protocol):
@@ -91,26 +91,15 @@ class WordTimer:
     def _words(self, sequence: Decoded, attention: Floats) -> tuple[Word, ...]:
         lags = [head.lag for head in self._heads or ()]
         steps = attention[:, : len(sequence.tokens) + 1]
-        bounds = align(combine(steps, lags, ceil(len(sequence.waveform) / POSITION_SAMPLES)))
+        bounds = align(combine(steps, lags, math.ceil(len(sequence.waveform) / POSITION_SAMPLES)))
         words = words_of(self._model.pieces(sequence.tokens), sequence.probabilities, bounds)
         return snap_to_voice(words, sequence.waveform)
 
 
 def choose_heads(model: Model, spoken: Spoken) -> list[Head]:
-    """The heads that place the words of `spoken` best, as many as MAX_HEADS; none where no head places them well.
-
-    The sum along the path cannot tell them: it is as high for a head that attends to the word before.
-    """
-    pieces, attention = model.attend(spoken.waveform, " ".join(spoken.words))
-    firsts = [index for index, piece in enumerate(pieces) if index == 0 or piece[:1].isspace()]
-    positions = ceil(len(spoken.waveform) / POSITION_SAMPLES)
-    layers, heads = attention.shape[:2]
-    errors_s = {}
-    for head in map(Head._make, product(range(layers), range(heads), LAGS)):
-        steps = attention[head.layer, head.number][None].cpu().numpy()
-        starts_s = align(combine(steps, [head.lag], positions))[firsts] * POSITION_S
-        errors_s[head] = float(np.median(np.abs(starts_s - spoken.starts_s)))
-    best_s = min(errors_s.values())
+    """The heads that place the words of `spoken` best, as many as MAX_HEADS; none where no head places them well."""
+    errors_s = _errors(model, spoken)
+    best_s = min(errors_s.values(), default=math.inf)
     if not best_s <= MAX_ERROR_S:
         logger.warning(_NONE, best_s)
         return []
@@ -120,10 +109,30 @@ def choose_heads(model: Model, spoken: Spoken) -> list[Head]:
     return chosen
 
 
+def _errors(model: Model, spoken: Spoken) -> dict[Head, float]:
+    """How far each head by itself puts the words off, in seconds: the median of their starts.
+
+    The sum along the path does not tell heads apart: it is as high for one that attends to the word before. Empty where
+    the tokens of the text do not begin with its spaces.
+    """
+    pieces, attention = model.attend(spoken.waveform, " ".join(spoken.words))
+    firsts = [index for index, piece in enumerate(pieces) if index == 0 or piece[:1].isspace()]
+    if len(firsts) != len(spoken.words):
+        return {}
+    positions = math.ceil(len(spoken.waveform) / POSITION_SAMPLES)
+    layers, heads = attention.shape[:2]
+    errors_s = {}
+    for head in map(Head._make, product(range(layers), range(heads), LAGS)):
+        steps = attention[head.layer, head.number][None].cpu().numpy()
+        starts_s = align(combine(steps, [head.lag], positions))[firsts] * POSITION_S
+        errors_s[head] = float(np.median(np.abs(starts_s - spoken.starts_s)))
+    return errors_s
+
+
 def read_speech(path: Path = SPEECH) -> Spoken:
     """The recording that heads are chosen by."""
     with wave.open(str(path)) as file:
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
     rows = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    starts_s = np.array([row["start_s"] for row in rows])
-    return Spoken(samples.astype(np.float32) / FULL_SCALE, [row["name"].lower() for row in rows], starts_s)
+    starts_s = [row["start_s"] for row in rows]
+    return Spoken(samples.astype(np.float32) / np.float32(FULL_SCALE), [row["name"].lower() for row in rows], starts_s)
