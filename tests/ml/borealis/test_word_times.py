@@ -20,8 +20,8 @@ from ml.borealis.decoder import SlotDecoder
 from ml.borealis.model import BorealisModel
 from ml.borealis.runner import BorealisRunner, make_engine
 from ml.borealis.word_times import choose_heads, read_speech
-from ml.engine.continuous import Sequence
 from ml.engine.engine import Engine
+from ml.engine.model_runner import Sequence
 from ml.engine.request import Request
 from ml.interfaces import SAMPLE_RATE, RecognitionOptions, Waveform
 from ml.pipeline.pipeline import Pipeline
