@@ -1,4 +1,4 @@
-"""A server for each fault test, checked afterwards to be as it was before, with its engine here or on a cluster."""
+"""A server for each fault test, checked afterwards to be as it was before: over a stand-in, Ray or Whisper."""
 
 import inspect
 import sys
@@ -12,14 +12,16 @@ import pytest
 from services.transcription.interface import ITranscriptionService
 from tests.conftest import ON_RAY
 from tests.support import process_stats, recordings
-from tests.support.fault_services import NumberingService
+from tests.support.fault_services import HookedWhisper, NumberingService
 from tests.support.harness import ServerHarness
+from tests.support.whisper import whisper_base
 
 StartServer = Callable[..., ServerHarness]
 MakeService = Callable[[], tuple[ITranscriptionService, dict[str, Any]]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "real_model: runs over Whisper base as well (marker speech)")
     config.addinivalue_line("markers", "row(number): the row of tests/faults/README.md that the test proves")
 
 
@@ -31,16 +33,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test of a server with the default service over a cluster as well."""
+    """Run each test of a server with the default service over a cluster as well, and some over Whisper base."""
     if "start_server" in inspect.signature(metafunc.function).parameters:
-        ways = [pytest.param(False, id="here"), pytest.param(True, id="over-ray", marks=ON_RAY)]
-        metafunc.parametrize("over_ray", ways, indirect=True)
+        ways = ["here", pytest.param("over-ray", marks=ON_RAY)]
+        if metafunc.definition.get_closest_marker("real_model"):
+            ways.append(pytest.param("whisper", marks=pytest.mark.speech))
+        metafunc.parametrize("way", ways, indirect=True)
 
 
 @pytest.fixture
-def over_ray(request: pytest.FixtureRequest) -> bool:
-    """Whether servers have their engine on a cluster."""
-    return getattr(request, "param", False)
+def way(request: pytest.FixtureRequest) -> str:
+    """What servers run by default: a stand-in for the model here or over a cluster, or Whisper base."""
+    return getattr(request, "param", "here")
 
 
 @pytest.fixture(scope="session")
@@ -61,10 +65,12 @@ def fault_cluster(cluster: Any) -> Iterator[str]:
 
 
 @pytest.fixture
-def make_service(over_ray: bool, request: pytest.FixtureRequest) -> MakeService:
+def make_service(way: str, request: pytest.FixtureRequest) -> MakeService:
     """Make the default service and the settings it needs."""
-    if not over_ray:
+    if way == "here":
         return lambda: (NumberingService(), {})
+    if way == "whisper":
+        return lambda: (HookedWhisper(), {"model_name": str(whisper_base())})
     address = request.getfixturevalue("fault_cluster")
     from tests.support.over_ray import NumberingOverRay
 
@@ -72,7 +78,7 @@ def make_service(over_ray: bool, request: pytest.FixtureRequest) -> MakeService:
 
 
 @pytest.fixture(autouse=True)
-def start_server(tmp_path: Path, over_ray: bool, make_service: MakeService) -> Iterator[StartServer]:
+def start_server(tmp_path: Path, way: str, make_service: MakeService) -> Iterator[StartServer]:
     """Call it for a server and a client. After the test the server must be as it was at its start.
 
     Whatever the test did, no child process and no temporary file is left.
@@ -88,7 +94,7 @@ def start_server(tmp_path: Path, over_ray: bool, make_service: MakeService) -> I
         if service is None:
             service, needed = make_service()
             values |= needed
-        elif over_ray:
+        elif way != "here":
             pytest.skip("needs a service of its own")
         server = ServerHarness(service, control, **values)
         server.token = token

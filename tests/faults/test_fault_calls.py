@@ -19,7 +19,7 @@ from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from tests.faults.conftest import StartServer
 from tests.support import audio as media
 from tests.support import process_stats, recordings
-from tests.support.fault_services import NumberingService, SlowToStart
+from tests.support.fault_services import ChunkHook, NumberingService, SlowToStart
 from tests.support.harness import WORKERS, Health, ServerHarness, assert_transcribed
 from tests.support.marks import row
 from tests.support.messages import stream_messages
@@ -175,10 +175,12 @@ def test_a_stream_that_stops_sending_is_ended_and_frees_its_worker(start_server:
 
 
 @row(30)
+@pytest.mark.real_model
 def test_a_call_cancelled_while_it_waits_for_a_worker_is_never_begun(start_server: StartServer) -> None:
     at_work, may_go_on = threading.Event(), threading.Event()
-    service = NumberingService()
-    server = start_server(service, server_max_workers=1)
+    server = start_server(server_max_workers=1)
+    service = server.service
+    assert isinstance(service, ChunkHook)
 
     def hold(number: int) -> None:
         at_work.set()

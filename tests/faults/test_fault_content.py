@@ -23,6 +23,7 @@ UNDECODABLE, TOO_LONG = "UNDECODABLE_AUDIO", "AUDIO_TOO_LONG"
 
 
 @row(1)
+@pytest.mark.real_model
 def test_empty_bytes_are_rejected(start_server: StartServer) -> None:
     assert_rejected(start_server().transcribe_every_way(b"", filename="a.mp3"), "EMPTY_AUDIO")
 
@@ -39,6 +40,7 @@ def test_a_stream_without_a_filename_is_rejected(start_server: StartServer) -> N
 
 
 @row(3)
+@pytest.mark.real_model
 def test_random_bytes_are_rejected(start_server: StartServer) -> None:
     assert_rejected(start_server().transcribe_every_way(recordings.random_bytes(), filename="a.mp3"), UNDECODABLE)
 
@@ -134,6 +136,7 @@ def test_an_m4a_with_its_index_last_is_transcribed_in_full(start_server: StartSe
 @row(14)
 @pytest.mark.parametrize("name", ["mp3", "wav", "flac", "ogg"])
 @pytest.mark.parametrize("share", [0.6, 0.98])
+@pytest.mark.real_model
 def test_a_truncated_recording_gives_what_is_there_and_a_warning(
     start_server: StartServer, name: str, share: float
 ) -> None:
@@ -253,6 +256,7 @@ def test_a_video_without_sound_is_rejected(start_server: StartServer) -> None:
 
 
 @row(21)
+@pytest.mark.real_model
 def test_digital_silence_is_an_empty_transcript_marked_as_silence(start_server: StartServer) -> None:
     answers = start_server().transcribe_every_way(recordings.silence())
     assert_transcribed(answers, 3)

@@ -8,6 +8,7 @@ from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
 from resources.config import Settings
 from services.transcription.base_service import TranscriptionServiceBase
+from services.transcription.implementations.whisper_service import WhisperTranscriptionService
 from tests.support.waiting import HANG_LIMIT_S
 
 
@@ -37,6 +38,17 @@ class NumberingService(ChunkHook, TranscriptionServiceBase):
 
     def get_version(self) -> str:
         return "numbering"
+
+
+class HookedWhisper(ChunkHook, WhisperTranscriptionService):
+    """Whisper; `at_chunk` is called when the chunk's text is there."""
+
+    def recognise(
+        self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
+    ) -> Iterator[Completion]:
+        for number, completion in enumerate(super().recognise(chunks, cancelled, options), start=1):
+            self.note(number)
+            yield completion
 
 
 class SlowToStart(NumberingService):
