@@ -6,7 +6,8 @@ from dataclasses import replace
 from ml.pipeline.words import text_of
 from ml.transcript import Word
 
-_ENDS = ".!?…"  # of a sentence
+_ENDS = ".!?"  # of a sentence
+_BROKEN_OFF = ("...", "…")  # where a chunk ends in the middle of a sentence, or the speech does
 _CLOSING = '»”")'
 _STRAY = ",.;:!?…»)"  # belongs to the word before it, which the beginning of a chunk lacks
 # After these a full stop ends no sentence.
@@ -41,10 +42,11 @@ def continue_words(before: str, words: Sequence[Word]) -> tuple[Word, ...]:
     """`words` as they read after `before`, the last text ("" for none).
 
     Punctuation at the beginning is dropped. A new sentence begins with a capital letter. Within a sentence, words that
-    cannot be names lose their capital letter; other words keep it, since they may be names.
+    cannot be names lose their capital letter; other words keep it, since they may be names. After an ellipsis the
+    sentence may go on or not: the words stay as they are.
     """
     words = _without_stray_start(words)
-    if not before or not words:
+    if not before or not words or before.endswith(_BROKEN_OFF):
         return words
     first = words[0].text
     if _is_sentence_end(before):
