@@ -147,7 +147,7 @@ def test_reliability_table_needs_words_with_a_confidence(
             given = tuple(words(раз=0.97, два=0.6)) if options.word_times else ()
             return Transcript((Segment(0.0, 1.0, "раз два", words=given),), 1.0)
 
-    monkeypatch.setattr("ml.evaluate.open_pipeline", lambda *_: nullcontext(FakePipeline()))
+    monkeypatch.setattr("ml.evaluate.open_pipeline", lambda *_, **__: nullcontext(FakePipeline()))
     manifest = folder / "m.tsv"
     manifest.write_text("b.wav\tраз три\n", encoding="utf-8")
     assert main([str(manifest)]) == 0 and "Уверенность" not in capsys.readouterr().out

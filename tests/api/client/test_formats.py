@@ -173,7 +173,7 @@ def test_command_prints_subtitles_of_what_the_server_answered(
     recording = write_wav(tmp_path / "a.wav", seconds=3)
     with serving() as port:
         assert main([str(recording), "--address", f"127.0.0.1:{port}", "--format", "srt"]) == 0
-    assert re.fullmatch(rf"1\n{SRT_TIME} --> 00:00:03,000\n{expected_text(recording)}\n\n", capsys.readouterr().out)
+    assert re.fullmatch(rf"1\n{SRT_TIME} --> {SRT_TIME}\n{expected_text(recording)}\n\n", capsys.readouterr().out)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced there")
