@@ -38,5 +38,5 @@ def is_no_speech(text: str, no_speech: float, probability: float, duration_s: fl
 
 
 def _is_loop(text: str) -> bool:
-    words = text.lower().split()
+    words = text.lower().replace("-", " ").split()
     return len(words) >= LOOP_ROUNDS * len(set(words)) > 0
