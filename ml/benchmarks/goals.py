@@ -15,7 +15,7 @@ LOST_SHARE = 0.25  # of a sentence's words: one with fewer of them in the transc
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds of each round, and word errors of the last, of one way to do one workload."""
+    """Seconds of each round of one way to do one workload; word errors of the last, of long recordings of all."""
 
     workload: str
     way: str

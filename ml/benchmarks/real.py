@@ -18,7 +18,7 @@ import wave
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,14 +63,17 @@ def main(arguments: list[str] | None = None) -> int:
     samples = read_manifest(flags.folder / "manifest.tsv")
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder, _service(flags.model) as service:
-        long, spoken = _long_recording(samples, Path(folder) / "long.wav", flags.long_s)
+        recordings = [
+            _long_recording(samples, Path(folder) / f"long-{order}.wav", flags.long_s, order)
+            for order in range(flags.rounds)
+        ]
         library = WhisperModel(str(flags.model), device="cpu", compute_type="int8")
         ways = {"service": service, "transcribe": _plain(library), "batched": _batched(library)}
-        results += _long_file(long, spoken, ways, flags.rounds)
+        results += _long_file(recordings, ways)
         del ways["batched"]
         results += _many_clips(samples[: flags.clips], ways, flags.rounds)
-        results += _sentences(spoken, service)
-        results += _beside(samples[0], long, service, flags.rounds)
+        results += _sentences([sample for _, spoken in recordings for sample in spoken], service)
+        results += _beside(samples[0], recordings[0][0], service, flags.rounds)
     print(result_table(results), goal_table(goals(results)), sep="\n\n")
     if flags.json:
         rows = [asdict(result) | {"median_s": result.median_s} for result in results]
@@ -115,27 +118,25 @@ def _batched(model: WhisperModel) -> Transcribe:
     return transcribe
 
 
-def _long_file(path: Path, spoken: Sequence[Sample], ways: dict[str, Transcribe], rounds: int) -> list[Result]:
-    """One long recording of the samples `spoken`, each way in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    texts: dict[str, str] = {}
-    for _ in range(rounds):
+def _long_file(recordings: Sequence[tuple[Path, list[Sample]]], ways: dict[str, Transcribe]) -> list[Result]:
+    """Long recordings and the samples spoken in each, one a round, each way in turn."""
+    results = {name: Result(LONG, name, ()) for name in ways}
+    for path, spoken in recordings:
+        said = [sample.text for sample in spoken]
         for name, transcribe in ways.items():
             started_s = time.perf_counter()
-            texts[name] = transcribe(path)
-            seconds[name].append(time.perf_counter() - started_s)
-    said = " ".join(sample.text for sample in spoken)
-    return [
-        Result(
-            LONG,
-            name,
-            tuple(seconds[name]),
-            *count_errors([said], [text]),
-            lost=lost_sentences([sample.text for sample in spoken], text),
-            loops=first_repeat(text) is not None,
-        )
-        for name, text in texts.items()
-    ]
+            text = transcribe(path)
+            elapsed_s, before = time.perf_counter() - started_s, results[name]
+            errors, words = count_errors([" ".join(said)], [text])
+            results[name] = replace(
+                before,
+                seconds=(*before.seconds, elapsed_s),
+                errors=before.errors + errors,
+                words=before.words + words,
+                lost=before.lost + lost_sentences(said, text),
+                loops=before.loops or first_repeat(text) is not None,
+            )
+    return list(results.values())
 
 
 def _many_clips(samples: Sequence[Sample], ways: dict[str, Transcribe], rounds: int) -> list[Result]:
@@ -186,9 +187,13 @@ def _timed(transcribe: Transcribe, path: Path) -> float:
     return time.perf_counter() - started_s
 
 
-def _long_recording(samples: Sequence[Sample], path: Path, duration_s: float) -> tuple[Path, list[Sample]]:
-    """Write sentences in random order with pauses of PAUSES_S until `duration_s`; return the file and its sentences."""
-    draw = random.Random(0)
+def _long_recording(samples: Sequence[Sample], path: Path, duration_s: float, order: int) -> tuple[Path, list[Sample]]:
+    """Write sentences in a random order with pauses of PAUSES_S until `duration_s`.
+
+    Returns the file and its sentences. Which words are wrong depends on the sentences around them: another `order` is
+    another sample of the error rate.
+    """
+    draw = random.Random(order)
     parts: list[Waveform] = []
     spoken: list[Sample] = []
     while sum(map(len, parts)) < duration_s * SAMPLE_RATE:
@@ -214,7 +219,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, default=DEFAULT_FOLDER, metavar="M", help="папка весов в CTranslate2")
     parser.add_argument("--long-s", type=float, default=LONG_S, metavar="S", help="длина длинной записи, секунд")
     parser.add_argument("--clips", type=int, default=CLIPS, metavar="N", help="коротких записей сразу")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="кругов")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, metavar="N", help="кругов, каждый со своим порядком предложений"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="куда записать числа")
     return parser
 
