@@ -9,20 +9,15 @@ import torch
 
 from ml.borealis.features import N_SAMPLES, pad_chunks
 from ml.borealis.sampler import Tokens
+from ml.engine.model_runner import EncoderBatch
 from ml.interfaces import Waveform
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 """Waveforms (B, N) on the device to audio embeddings (B, 375, H)."""
 
 
-class AudioBatch(Protocol):
-    """Chunks being encoded."""
-
-    def advance(self, must_pause: Callable[[], bool]) -> None:
-        """Compute until the embeddings are there or `must_pause()`; a GPU does it by itself."""
-
-    def is_ready(self) -> bool:
-        """Whether the embeddings are computed."""
+class AudioBatch(EncoderBatch, Protocol):
+    """Chunks being encoded, and their embeddings."""
 
     def wait(self) -> torch.Tensor:
         """The embeddings (B, 375, H); later work of the device waits for them, the host does not."""

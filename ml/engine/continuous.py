@@ -8,7 +8,7 @@ from typing import Generic
 
 from ml.engine.model_runner import B, ModelRunner, Sequence
 from ml.engine.request import Request, Retry
-from ml.engine.scheduler import Budget, EngineStats, Heartbeat, halve, log_failure
+from ml.engine.scheduler import Budget, EngineStats, Heartbeat, halve, log_failure, new_recordings
 
 SPARSE = 2  # compact once a step would cover so many times as many rows as sequences: a step costs by its rows
 DECODE_SHARE = 0.25  # least share of the time for prefill and decode steps, while a recording waits for its text
@@ -61,13 +61,13 @@ class ContinuousScheduler(Generic[B]):
 
     def admission_budget(self, waiting: Mapping[Hashable, int]) -> Budget:
         """See Scheduler. New recordings overtake the others."""
-        new_recordings = self._new_among(waiting)
+        new = self._new_among(waiting)
         vacant = self._runner.slots - len(self._sequences)
-        if self._may_overtake(new_recordings, waiting):
-            return Budget(min(len(new_recordings), self._runner.encoder_batch, vacant), new_recordings)
+        if self._may_overtake(new, waiting):
+            return Budget(min(len(new), self._runner.encoder_batch, vacant), new)
         if self._encodings or not self._may_encode(waiting):
             return Budget(0)
-        reserved = 0 if new_recordings else int(self._runner.slots >= MIN_SLOTS_TO_RESERVE)
+        reserved = 0 if new else int(self._runner.slots >= MIN_SLOTS_TO_RESERVE)
         return Budget(min(self._runner.encoder_batch, max(vacant - reserved, 0)))
 
     def admit(self, requests: list[Request]) -> None:
@@ -139,17 +139,16 @@ class ContinuousScheduler(Generic[B]):
 
     def _new_among(self, waiting: Mapping[Hashable, int]) -> AbstractSet[Hashable]:
         """Recordings that wait and have no chunk in flight."""
-        admitted = self._admitted()
-        return {each for each in waiting if _recording(each) not in admitted and not isinstance(each, Retry)}
+        return new_recordings(waiting, self._admitted())
 
-    def _may_overtake(self, new_recordings: AbstractSet[Hashable], waiting: Mapping[Hashable, int]) -> bool:
+    def _may_overtake(self, new: AbstractSet[Hashable], waiting: Mapping[Hashable, int]) -> bool:
         """Whether new recordings go before the chunks that wait or are being encoded."""
-        if not new_recordings or self._owed_s > 0 or len(self._sequences) >= self._runner.slots:
+        if not new or self._owed_s > 0 or len(self._sequences) >= self._runner.slots:
             return False
         if _any_urgent(self._decoding()) and not self._may_encode(waiting):
             return False
         if not self._encodings:
-            return new_recordings != waiting.keys()
+            return new != waiting.keys()
         return len(self._encodings) == 1 and self._can_pause(self._encodings[0])
 
     def _can_pause(self, encoding: Encoding[B]) -> bool:

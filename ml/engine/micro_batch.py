@@ -10,8 +10,8 @@ from itertools import pairwise
 from math import ceil
 from typing import Protocol
 
-from ml.engine.request import Request, Retry
-from ml.engine.scheduler import Budget, EngineStats, Heartbeat, log_failure, run_isolated
+from ml.engine.request import Request
+from ml.engine.scheduler import Budget, EngineStats, Heartbeat, log_failure, new_recordings, run_isolated
 from ml.transcript import Completion
 
 POLL_S = 0.01  # how soon a new request is admitted while a worker is free, a spare one included, and another busy
@@ -76,16 +76,16 @@ class MicroBatchScheduler:
     def admission_budget(self, waiting: Mapping[Hashable, int]) -> Budget:
         """See Scheduler: a batch for each free worker; less towards the end, so that all workers end together."""
         in_flight = Counter(request.recording_id for request in self.in_flight)
-        new_recordings = {each for each in waiting.keys() - in_flight.keys() if not isinstance(each, Retry)}
+        new = new_recordings(waiting, in_flight)
         free, batch_size = self._free_workers, self._model.batch_size
-        if new_recordings and new_recordings != waiting.keys() and (free or self._has_spare):
-            return Budget(min(len(new_recordings), batch_size * max(1, free)), new_recordings)
+        if new and new != waiting.keys() and (free or self._has_spare):
+            return Budget(min(len(new), batch_size * max(1, free)), new)
         if free:
             share = ceil(sum(waiting.values()) / self._model.workers)
             return Budget(free * min(batch_size, max(1, share)))
         is_beside_long = any(count > 1 for count in in_flight.values())
-        if new_recordings and is_beside_long and self._has_spare:
-            return Budget(min(len(new_recordings), batch_size), new_recordings)
+        if new and is_beside_long and self._has_spare:
+            return Budget(min(len(new), batch_size), new)
         return Budget(0)
 
     def admit(self, requests: list[Request]) -> None:

@@ -2,12 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
-from ml.engine.request import Request
+from ml.engine.request import Request, Retry
 
 T = TypeVar("T")
 
@@ -87,6 +87,11 @@ class Scheduler(Protocol):
 
     def clear(self) -> list[Request]:
         """Forget all work under way; return the requests that were in flight."""
+
+
+def new_recordings(waiting: Iterable[Hashable], admitted: Container[Hashable]) -> set[Hashable]:
+    """Recordings of those `waiting` that have no chunk `admitted`; chunks recognised again are of none."""
+    return {each for each in waiting if each not in admitted and not isinstance(each, Retry)}
 
 
 def run_isolated(

@@ -8,6 +8,7 @@ from ml.interfaces import RecognitionOptions
 from ml.transcript import Completion
 from resources.config import Settings
 from services.transcription.base_service import TranscriptionServiceBase
+from services.transcription.implementations.engine_service import EngineService
 from services.transcription.implementations.whisper_service import WhisperTranscriptionService
 from tests.support.waiting import HANG_LIMIT_S
 
@@ -40,8 +41,8 @@ class NumberingService(ChunkHook, TranscriptionServiceBase):
         return "numbering"
 
 
-class HookedWhisper(ChunkHook, WhisperTranscriptionService):
-    """Whisper; `at_chunk` is called when the chunk's text is there."""
+class HookedEngineService(ChunkHook, EngineService):
+    """A service over an engine; `at_chunk` is called when the chunk's text is there."""
 
     def recognise(
         self, chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
@@ -49,6 +50,10 @@ class HookedWhisper(ChunkHook, WhisperTranscriptionService):
         for number, completion in enumerate(super().recognise(chunks, cancelled, options), start=1):
             self.note(number)
             yield completion
+
+
+class HookedWhisper(HookedEngineService, WhisperTranscriptionService):
+    """Whisper with the hook."""
 
 
 class SlowToStart(NumberingService):

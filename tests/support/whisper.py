@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
-from ml.interfaces import Waveform
+from ml.interfaces import SAMPLE_RATE, Waveform
 from ml.whisper.weights import DEFAULT_FOLDER, is_complete, provide
 from resources.config import PROJECT_ROOT
 
@@ -49,15 +49,17 @@ def texts() -> list[str]:
     return said().replace("? ", "?|").replace(". ", ".|").split("|")
 
 
+def first_word(sentence: int) -> int:
+    """The number of the first word of a sentence of FREE_TEXT; both count from 0."""
+    return sum(len(text.split()) for text in texts()[:sentence])
+
+
 def first_sentences(count: int) -> Waveform:
     """The waveform of the first sentences of FREE_TEXT."""
-    words = sum(len(text.split()) for text in texts()[:count])
-    return free_text()[: int((spoken_words()[words - 1][2] + 0.1) * 16_000)]
+    return free_text()[: int((spoken_words()[first_word(count) - 1][2] + 0.1) * SAMPLE_RATE)]
 
 
 def sentence(number: int) -> Waveform:
     """The waveform of the sentence `number` of FREE_TEXT, from 0, with what silence is around it."""
-    first = sum(len(text.split()) for text in texts()[:number])
-    last = first + len(texts()[number].split()) - 1
-    words = spoken_words()
-    return free_text()[int((words[first][1] - 0.1) * 16_000) : int((words[last][2] + 0.1) * 16_000)]
+    words = spoken_words()[first_word(number) : first_word(number + 1)]
+    return free_text()[int((words[0][1] - 0.1) * SAMPLE_RATE) : int((words[-1][2] + 0.1) * SAMPLE_RATE)]

@@ -1,38 +1,26 @@
 """Whisper base on both sides of a cut within a sentence: the two texts read as the one sentence that was said."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from ml.engine.engine import Engine
+from ml.interfaces import SAMPLE_RATE
 from ml.manifest import normalise
 from ml.pipeline.text_merge import join_words
 from ml.pipeline.words import text_of
 from ml.transcript import Word
-from ml.whisper.load import WhisperOptions, load_engine
-from tests.support.whisper import free_text, spoken_words, texts, whisper_base
+from tests.support.whisper import first_word, free_text, spoken_words, texts
 
 pytestmark = pytest.mark.speech
-RATE = 16_000
 HANG_LIMIT_S = 300.0
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with load_engine(WhisperOptions(name=str(whisper_base()), device="cpu")) as engine:
-        yield engine
 
 
 def recognise_halves(engine: Engine, sentence: int, words_before: int, until: int) -> tuple[str, str]:
     """The answers to the sentences [sentence, until) of free text, cut after the first `words_before` words."""
-    places = [0]
-    for text in texts():
-        places.append(places[-1] + len(text.split()))
-    words = spoken_words()
-    cut = places[sentence] + words_before
-    start_s, end_s = words[places[sentence]][1] - 0.1, words[places[until] - 1][2] + 0.1
+    words, first_said, after_said = spoken_words(), first_word(sentence), first_word(until)
+    cut = first_said + words_before
+    start_s, end_s = words[first_said][1] - 0.1, words[after_said - 1][2] + 0.1
     cut_s = (words[cut - 1][2] + words[cut][1]) / 2
-    first, middle, last = (int(time_s * RATE) for time_s in (start_s, cut_s, end_s))
+    first, middle, last = (int(time_s * SAMPLE_RATE) for time_s in (start_s, cut_s, end_s))
     futures = [engine.submit(part) for part in (free_text()[first:middle], free_text()[middle:last])]
     before, after = (future.result(HANG_LIMIT_S).text for future in futures)
     return before, after

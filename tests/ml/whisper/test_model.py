@@ -1,6 +1,5 @@
 """Whisper base on speech: texts, batches, languages, words, confidence."""
 
-from collections.abc import Iterator
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -10,18 +9,11 @@ from ml.engine.engine import Engine
 from ml.interfaces import RecognitionOptions, Waveform
 from ml.manifest import normalise
 from ml.transcript import Completion, FinishReason
-from ml.whisper.load import WhisperOptions, load_engine
-from tests.support.whisper import free_text, said, sentence, spoken_words, whisper_base
+from tests.support.whisper import free_text, said, sentence, spoken_words
 
 pytestmark = pytest.mark.speech
 RATE = 16_000
 HANG_LIMIT_S = 300.0
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with load_engine(WhisperOptions(name=str(whisper_base()), device="cpu")) as engine:
-        yield engine
 
 
 def recognise(engine: Engine, *waveforms: Waveform, **options: object) -> list[Completion]:

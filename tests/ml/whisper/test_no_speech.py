@@ -1,7 +1,5 @@
 """Whisper's answers to audio without speech are dropped; what is said stays, however quiet, noisy or short it is."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,7 @@ from ml.interfaces import SAMPLE_RATE, Engine
 from ml.pipeline.repetition import is_repetitive
 from ml.whisper.no_speech import is_no_speech
 from tests.support.backgrounds import BACKGROUNDS
-from tests.support.whisper import free_text, spoken_words, whisper_base
+from tests.support.whisper import free_text, spoken_words
 
 
 @pytest.mark.parametrize(
@@ -43,14 +41,6 @@ def test_a_loop_is_not_speech_where_the_model_doubts_that_there_is_any() -> None
     assert is_no_speech(loop, no_speech=0.8, probability=0.9, duration_s=8)
     assert not is_no_speech(loop, no_speech=0.3, probability=0.9, duration_s=8)
     assert not is_no_speech("да, да, нет, да", no_speech=0.8, probability=0.9, duration_s=8)
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    from ml.whisper.load import WhisperOptions, load_engine
-
-    with load_engine(WhisperOptions(name=str(whisper_base()), device="cpu", local_files_only=True)) as engine:
-        yield engine
 
 
 @pytest.mark.speech
