@@ -42,13 +42,14 @@ class Recordings:
 
 
 def speech(decoder: AudioDecoder, samples: Path) -> Waveform:
-    """Decode all shipped recordings in the folder `samples`, one after another.
+    """Decode the recordings in the folder `samples` that have a text beside them, one after another.
 
     Of a recording in two formats only one is taken: over the same words twice the model may lose its place.
     """
     waveforms = []
-    for path in {path.stem: path for path in sorted(samples.glob("*")) if path.suffix in (".wav", ".mp3")}.values():
-        with path.open("rb") as file:
+    for text in sorted(samples.glob("*.txt")):
+        formats = [text.with_suffix(suffix) for suffix in (".wav", ".mp3")]
+        with next(path for path in formats if path.exists()).open("rb") as file:
             waveforms.append(decoder.decode_all(file))
     return np.concatenate(waveforms)
 

@@ -112,15 +112,16 @@ class ContinuousScheduler(Generic[B]):
     def _append(self, requests: list[Request]) -> list[Sequence]:
         """Make sequences of `requests`.
 
-        Urgent is a recording's first chunk of all, and one that has none in flight while other recordings have.
+        Urgent is a recording's first chunk of all, and the only one that it has while other recordings have some.
         """
-        admitted = self._admitted()
+        admitted, waiting = self._admitted(), set(map(_recording, self.waiting()))
         if not admitted:
             self._owed_s = 0.0
         sequences = []
         for request in requests:
             recording_id = _recording(request.recording_id)
-            urgent = recording_id not in self._seen or (recording_id not in admitted and bool(admitted))
+            is_single = recording_id not in admitted and recording_id not in waiting
+            urgent = recording_id not in self._seen or (is_single and bool(admitted))
             sequences.append(Sequence(request, urgent))
             admitted.add(recording_id)
             self._seen[recording_id] = None

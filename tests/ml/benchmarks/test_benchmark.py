@@ -189,12 +189,11 @@ def test_floor_counts_chunks_and_tokens() -> None:
     assert Roofline(chunk_s=2.0, token_s=0.5, gflops=1.0, copy_gb_per_s=1.0).least_s(3, 4) == 8.0
 
 
-def test_recording_shipped_in_two_formats_is_taken_once(tmp_path: Path) -> None:
-    for name in ("demo.mp3", "demo.wav", "no_speech.wav"):
+def test_recordings_with_a_text_are_taken_once_whatever_their_formats(tmp_path: Path) -> None:
+    for name in ("demo.mp3", "demo.wav", "demo.txt", "no_speech.wav"):
         shutil.copy(SAMPLES / name, tmp_path)
     decoder = AudioDecoder(find_ffmpeg(None), 60.0, timeout_s=60.0)
-    once_each = b"".join((tmp_path / name).read_bytes() for name in ("demo.wav", "no_speech.wav"))
-    assert len(speech(decoder, tmp_path)) == pytest.approx(len(once_each) / 2, abs=100)  # but for the headers
+    assert len(speech(decoder, tmp_path)) == pytest.approx((tmp_path / "demo.wav").stat().st_size / 2, abs=100)
 
 
 def test_recordings_have_the_length_asked_for_and_differ(tmp_path: Path) -> None:

@@ -205,6 +205,18 @@ def test_the_rows_fill_up_while_only_a_file_is_recognised(load: Load) -> None:
     assert rows >= TimedRunner.slots * 3 / 4
 
 
+def test_the_rows_fill_up_while_several_files_are_recognised(load: Load) -> None:
+    for number in range(5):
+        for _ in range(500):
+            load.put(f"another file {number}", FILE_TOKENS)
+    stats = load.scheduler.stats
+    load.run_until(lambda: stats.chunks >= 300)
+    before = stats.snapshot()
+    load.run_until(lambda: stats.chunks >= before["chunks"] + 300)
+    rows = (stats.stepped_rows - before["stepped_rows"]) / (stats.steps - before["steps"])
+    assert rows >= TimedRunner.slots * 3 / 4
+
+
 def test_the_first_segment_of_a_file_comes_before_its_other_chunks(clock: Clock) -> None:
     load = Load(clock)
     first, *_ = [load.put("file", FILE_TOKENS) for _ in range(100)]
