@@ -2,7 +2,8 @@
 
 import math
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from transformers import VoxtralForConditionalGeneration
 from ml.borealis.config import GenerationOptions
 from ml.borealis.linear import Weight, embedding_of, join, join_biases, linear
 from ml.borealis.sampler import Sampler, Tokens
+
+STEP_FLOPS_A_THREAD = 1e8  # below, a step of one thread is quicker: waking others for each product takes longer
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class SlotDecoder:
         self.final_norm: torch.Tensor = network.model.language_model.norm.weight  # (H,)
         self.head = join([network.lm_head])  # (V, H)
         self.sampler = Sampler(options, slots, network.device)
+        self._row_flops = 2 * sum(weight.numel() for weight in network.model.language_model.parameters())
 
         self.prefix_length: int = prefix.shape[1]  # P
         self.audio_end = self.prefix_length + audio_length  # P + 375
@@ -104,13 +108,29 @@ class SlotDecoder:
         `length` is at least one more than the furthest of these rows' positions: keys beyond it are not read.
         Vacant rows are decoded as well, to no effect.
         """
-        return self._decode(self._rows[:active], slice(active), length)
+        with self._step_threads(active):
+            return self._decode(self._rows[:active], slice(active), length)
 
     @torch.inference_mode()
     def step_rows(self, rows: list[int], length: int) -> Tokens:
         """The same for `rows` alone. It copies their keys and values, so it is for few rows."""
         index = torch.tensor(rows, device=self._rows.device)
-        return self._decode(index, index, length)
+        with self._step_threads(len(rows)):
+            return self._decode(index, index, length)
+
+    @contextmanager
+    def _step_threads(self, rows: int) -> Iterator[None]:
+        """On a CPU, as many threads as a step of so many rows is worth."""
+        threads = torch.get_num_threads()
+        worth = int(rows * self._row_flops / STEP_FLOPS_A_THREAD)
+        if self._rows.device.type != "cpu" or worth >= threads:
+            yield
+            return
+        torch.set_num_threads(max(1, worth))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def _decode(self, rows: torch.Tensor, select: slice | torch.Tensor, length: int) -> Tokens:
         """One token for each of `rows` (n,); `select` is the same rows, as a slice where that spares a copy."""

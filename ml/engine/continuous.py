@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Generic
 
 from ml.engine.model_runner import B, ModelRunner, Sequence
-from ml.engine.request import Request, Retry
+from ml.engine.request import Request
 from ml.engine.scheduler import Budget, EngineStats, Heartbeat, halve, log_failure, new_recordings
+from ml.engine.time_shares import DECODE_SHARE, URGENT_SHARE, SeenRecordings, TimeShares, recording_of
 
-SPARSE = 2  # compact once a step would cover so many times as many rows as sequences: a step costs by its rows
-DECODE_SHARE = 0.25  # least share of the time for prefill and decode steps, while a recording waits for its text
-URGENT_SHARE = 0.75  # the same while an urgent sequence is in decoding
-OVERTAKING_SHARE = 0.75  # most of the encoder's time for new recordings that overtake others
+SPARSE = 1.25  # compact once a step would cover so many times as many rows as sequences: a step costs by its rows
+FEW = 0.5  # urgent sequences are decoded alone where they are at most this share of all
 URGENT_STEPS = 7  # steps of urgent sequences alone, for each step of all
-MAX_SEEN = 4096  # recordings remembered
 MIN_SLOTS_TO_RESERVE = 8  # from here on one row is kept for new recordings
 
 
@@ -42,11 +40,9 @@ class ContinuousScheduler(Generic[B]):
         self.waiting: Callable[[], Mapping[Hashable, int]] = dict
         self._sequences: list[Sequence] = []  # admitted and not finished, oldest first: all that is in flight
         self._encodings: list[Encoding[B]] = []  # the last is worked on, the one before has been overtaken
-        self._seen: dict[Hashable, None] = {}  # recordings admitted lately
-        self._owed_s = 0.0  # encoder time that the others get before a recording overtakes them again
+        self._seen = SeenRecordings()
+        self._shares = TimeShares()
         self._encoding_since_s = 0.0
-        self._encoded_s = 0.0  # what the last encoder batch took
-        self._decoded_s = 0.0  # its prefill and the decode steps since then
         self._urgent_steps = 0  # since the last step of all
 
     @property
@@ -75,7 +71,7 @@ class ContinuousScheduler(Generic[B]):
         started_s = time.perf_counter()
         overtakes = bool(self._sequences) and not self._among_admitted(requests)
         sequences = self._append(requests)
-        self._encoded_s = self._decoded_s = 0.0
+        self._shares.begin_batch()
         self.stats.groups += 1
         self.stats.waited_s += sum(started_s - request.submitted_s for request in requests)
         try:
@@ -110,33 +106,25 @@ class ContinuousScheduler(Generic[B]):
         return [sequence.request for sequence in sequences]
 
     def _append(self, requests: list[Request]) -> list[Sequence]:
-        """Make sequences of `requests`.
-
-        Urgent is a recording's first chunk of all, and the only one that it has while other recordings have some.
-        """
-        admitted, waiting = self._admitted(), set(map(_recording, self.waiting()))
+        """Make sequences of `requests`."""
+        admitted, waiting = self._admitted(), set(map(recording_of, self.waiting()))
         if not admitted:
-            self._owed_s = 0.0
+            self._shares.owed_s = 0.0
         sequences = []
         for request in requests:
-            recording_id = _recording(request.recording_id)
-            is_single = recording_id not in admitted and recording_id not in waiting
-            urgent = recording_id not in self._seen or (is_single and bool(admitted))
-            sequences.append(Sequence(request, urgent))
-            admitted.add(recording_id)
-            self._seen[recording_id] = None
-        while len(self._seen) > MAX_SEEN:
-            del self._seen[next(iter(self._seen))]
+            recording = recording_of(request.recording_id)
+            sequences.append(Sequence(request, self._seen.is_urgent(recording, admitted, waiting)))
+            admitted.add(recording)
         self._sequences += sequences
         return sequences
 
     def _admitted(self) -> set[Hashable]:
         """Recordings that have chunks in flight."""
-        return {_recording(sequence.request.recording_id) for sequence in self._sequences}
+        return {recording_of(sequence.request.recording_id) for sequence in self._sequences}
 
     def _among_admitted(self, requests: list[Request]) -> bool:
         admitted = self._admitted()
-        return any(_recording(request.recording_id) in admitted for request in requests)
+        return any(recording_of(request.recording_id) in admitted for request in requests)
 
     def _new_among(self, waiting: Mapping[Hashable, int]) -> AbstractSet[Hashable]:
         """Recordings that wait and have no chunk in flight."""
@@ -144,7 +132,7 @@ class ContinuousScheduler(Generic[B]):
 
     def _may_overtake(self, new: AbstractSet[Hashable], waiting: Mapping[Hashable, int]) -> bool:
         """Whether new recordings go before the chunks that wait or are being encoded."""
-        if not new or self._owed_s > 0 or len(self._sequences) >= self._runner.slots:
+        if not new or self._shares.owed_s > 0 or len(self._sequences) >= self._runner.slots:
             return False
         if _any_urgent(self._decoding()) and not self._may_encode(waiting):
             return False
@@ -159,7 +147,7 @@ class ContinuousScheduler(Generic[B]):
         """Whether a new recording waits that may overtake the batch being computed. For any thread."""
         if len(self._encodings) != 1 or not self._can_pause(self._encodings[0]):
             return False
-        is_paid = self._owed_s <= time.perf_counter() - self._encoding_since_s
+        is_paid = self._shares.owed_s <= time.perf_counter() - self._encoding_since_s
         has_room = len(self._sequences) < self._runner.slots
         return is_paid and has_room and bool(self._new_among(self.waiting()))
 
@@ -169,21 +157,20 @@ class ContinuousScheduler(Generic[B]):
 
     def _may_encode(self, waiting: Mapping[Hashable, int]) -> bool:
         decoding = self._decoding()
-        return not decoding or self._decoded_s >= self._decode_s_wanted(decoding, waiting)
+        return not decoding or self._shares.has_decoded(self._decode_share(decoding, waiting))
 
-    def _decode_s_wanted(self, decoding: list[Sequence], waiting: Mapping[Hashable, int]) -> float:
-        """Seconds of prefill and decode steps before the next encoder batch.
+    def _decode_share(self, decoding: list[Sequence], waiting: Mapping[Hashable, int]) -> float:
+        """Share of the time that prefill and decode steps get before the next encoder batch.
 
         None while every recording in decoding has chunks left to encode, for no transcript is late by that: the rows
         fill up, and a step costs each of them less. Most of the time while the next batch would only delay an urgent
         sequence: a clip beside a long file, or the first segment of a file.
         """
         is_urgent = _any_urgent(decoding)
-        unfinished = set(map(_recording, waiting))
-        if not is_urgent and all(_recording(each.request.recording_id) in unfinished for each in decoding):
+        unfinished = set(map(recording_of, waiting))
+        if not is_urgent and all(recording_of(each.request.recording_id) in unfinished for each in decoding):
             return 0.0
-        share = URGENT_SHARE if is_urgent and not self._new_among(waiting) else DECODE_SHARE
-        return self._encoded_s * share / (1 - share)
+        return URGENT_SHARE if is_urgent and not self._new_among(waiting) else DECODE_SHARE
 
     def _decoding(self) -> list[Sequence]:
         """Sequences that have a row, in the order of their rows."""
@@ -204,16 +191,12 @@ class ContinuousScheduler(Generic[B]):
         if encoding.batch.is_ready() or not (self._decoding() or self._must_pause()):
             self._prefill(encoding.sequences, encoding.batch)
             self._encodings.remove(encoding)
-        spent_s = time.perf_counter() - started_s
-        if encoding.overtakes:
-            self._owed_s += spent_s * (1 - OVERTAKING_SHARE) / OVERTAKING_SHARE
-        else:
-            self._owed_s = max(0.0, self._owed_s - spent_s)
+        self._shares.add_turn(time.perf_counter() - started_s, encoding.overtakes)
 
     def _count_encoding(self, started_s: float) -> None:
         duration_s = time.perf_counter() - started_s
         self.stats.encode_s += duration_s
-        self._encoded_s += duration_s
+        self._shares.add_encoding(duration_s)
         self.heartbeat.beat()
 
     def _prefill(self, sequences: list[Sequence], batch: B) -> None:
@@ -225,7 +208,7 @@ class ContinuousScheduler(Generic[B]):
             sequence.row = row
         duration_s = time.perf_counter() - started_s
         self.stats.prefill_s += duration_s
-        self._decoded_s += duration_s
+        self._shares.add_decoding(duration_s)
         self.heartbeat.beat()
 
     def _step(self) -> None:
@@ -239,7 +222,7 @@ class ContinuousScheduler(Generic[B]):
         finished = self._runner.read_finished()
         duration_s = time.perf_counter() - started_s
         self.stats.step_s += duration_s
-        self._decoded_s += duration_s
+        self._shares.add_decoding(duration_s)
         self.heartbeat.beat()
         self._finish(finished)
         self._evict_cancelled()
@@ -249,7 +232,7 @@ class ContinuousScheduler(Generic[B]):
     def _choose(self, sequences: list[Sequence]) -> list[Sequence]:
         """The sequences of the next step: most of the time the urgent ones alone, where they are few."""
         urgent = [sequence for sequence in sequences if sequence.urgent]
-        is_worth_it = self._runner.partial_steps and 0 < SPARSE * len(urgent) <= len(sequences)
+        is_worth_it = self._runner.partial_steps and 0 < len(urgent) <= FEW * len(sequences)
         if is_worth_it and self._urgent_steps < URGENT_STEPS:
             self._urgent_steps += 1
             return urgent
@@ -329,11 +312,6 @@ class ContinuousScheduler(Generic[B]):
         self._runner.recover(error)
         self.heartbeat.beat()  # a failed attempt is over as well
         log_failure(self.logger, error, count)
-
-
-def _recording(recording_id: Hashable) -> Hashable:
-    """The recording of chunks that are recognised again, else `recording_id` itself."""
-    return recording_id.recording_id if isinstance(recording_id, Retry) else recording_id
 
 
 def _any_urgent(sequences: list[Sequence]) -> bool:

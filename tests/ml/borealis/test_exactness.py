@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ml.benchmarks.reference import embed, generate, transcribe_batch
+from ml.borealis import decoder as decoder_module
 from ml.borealis.checkpoint import Checkpoint
 from ml.borealis.config import GenerationOptions
 from ml.borealis.decoder import SlotDecoder
@@ -121,6 +122,25 @@ def test_the_cache_takes_as_much_memory_as_it_says(alone: Alone, hand_made: Hand
     assert decoder.cache_bytes == 3 * decoder.capacity * token_bytes
     assert decoder.cache_bytes == decoder.keys.nbytes + decoder.values.nbytes
     assert decoder.capacity == decoder.prefill_length + MAX_NEW_TOKENS
+
+
+@pytest.mark.parametrize(("flops_a_thread", "expected"), [(1e15, 1), (1.0, 3)])
+def test_a_step_takes_as_many_threads_as_its_work_is_worth(
+    alone: Alone, monkeypatch: pytest.MonkeyPatch, flops_a_thread: float, expected: int
+) -> None:
+    monkeypatch.setattr(decoder_module, "STEP_FLOPS_A_THREAD", flops_a_thread)
+    decoder, before, used = alone.make_decoder(2), torch.get_num_threads(), set()
+    sample = decoder.sampler.sample
+    monkeypatch.setattr(
+        decoder.sampler, "sample", lambda *given: (used.add(torch.get_num_threads()), sample(*given))[1]
+    )
+    torch.set_num_threads(3)
+    try:
+        decoder.step(2, decoder.prefill_length + 1)
+        decoder.step_rows([1], decoder.prefill_length + 2)
+        assert used == {expected} and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 8])

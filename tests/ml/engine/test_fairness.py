@@ -235,7 +235,7 @@ def test_several_files_go_on_beside_clips_without_end(load: Load) -> None:
 def test_a_clip_waits_for_a_layer_of_the_file_s_batch_and_not_for_the_batch(load: Load, clock: Clock) -> None:
     load.run_until(lambda: bool(load.scheduler.stats.groups) and not load.scheduler._encodings)
     for number in range(20):
-        load.run_until(lambda: load.scheduler._owed_s == 0.0)
+        load.run_until(lambda: load.scheduler._shares.owed_s == 0.0)
         groups = load.scheduler.stats.groups
         load.run_until(lambda: load.scheduler.stats.groups > groups)  # noqa: B023
         assert load.clip(f"clip {number}", 0.0) <= 2 * IDLE_S
