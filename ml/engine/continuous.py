@@ -3,10 +3,9 @@
 import time
 from collections.abc import Callable, Hashable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import Generic
 
-from ml.engine.model_runner import B, ModelRunner, Sequence
+from ml.engine.model_runner import B, Encoding, ModelRunner, Sequence
 from ml.engine.request import Request
 from ml.engine.scheduler import Budget, EngineStats, Heartbeat, halve, log_failure, new_recordings
 from ml.engine.time_shares import DECODE_SHARE, URGENT_SHARE, SeenRecordings, TimeShares, recording_of
@@ -15,16 +14,6 @@ SPARSE = 1.25  # compact once a step would cover so many times as many rows as s
 FEW = 0.5  # urgent sequences are decoded alone where they are at most this share of all
 URGENT_STEPS = 7  # steps of urgent sequences alone, for each step of all
 MIN_SLOTS_TO_RESERVE = 8  # from here on one row is kept for new recordings
-
-
-@dataclass(eq=False)
-class Encoding(Generic[B]):
-    """An encoder batch on its way."""
-
-    sequences: list[Sequence]
-    batch: B
-    overtakes: bool  # it was admitted before chunks that had waited for longer
-    paused: bool = False  # another batch has overtaken it
 
 
 class ContinuousScheduler(Generic[B]):
@@ -69,7 +58,7 @@ class ContinuousScheduler(Generic[B]):
     def admit(self, requests: list[Request]) -> None:
         """See Scheduler: begin an encoder batch."""
         started_s = time.perf_counter()
-        overtakes = bool(self._sequences) and not self._among_admitted(requests)
+        overtakes = bool(self._sequences) and self._admitted().isdisjoint(map(_recording, requests))
         sequences = self._append(requests)
         self._shares.begin_batch()
         self.stats.groups += 1
@@ -112,7 +101,7 @@ class ContinuousScheduler(Generic[B]):
             self._shares.owed_s = 0.0
         sequences = []
         for request in requests:
-            recording = recording_of(request.recording_id)
+            recording = _recording(request)
             sequences.append(Sequence(request, self._seen.is_urgent(recording, admitted, waiting)))
             admitted.add(recording)
         self._sequences += sequences
@@ -120,11 +109,7 @@ class ContinuousScheduler(Generic[B]):
 
     def _admitted(self) -> set[Hashable]:
         """Recordings that have chunks in flight."""
-        return {recording_of(sequence.request.recording_id) for sequence in self._sequences}
-
-    def _among_admitted(self, requests: list[Request]) -> bool:
-        admitted = self._admitted()
-        return any(recording_of(request.recording_id) in admitted for request in requests)
+        return {_recording(sequence.request) for sequence in self._sequences}
 
     def _new_among(self, waiting: Mapping[Hashable, int]) -> AbstractSet[Hashable]:
         """Recordings that wait and have no chunk in flight."""
@@ -168,7 +153,7 @@ class ContinuousScheduler(Generic[B]):
         """
         is_urgent = _any_urgent(decoding)
         unfinished = set(map(recording_of, waiting))
-        if not is_urgent and all(recording_of(each.request.recording_id) in unfinished for each in decoding):
+        if not is_urgent and all(_recording(each.request) in unfinished for each in decoding):
             return 0.0
         return URGENT_SHARE if is_urgent and not self._new_among(waiting) else DECODE_SHARE
 
@@ -312,6 +297,10 @@ class ContinuousScheduler(Generic[B]):
         self._runner.recover(error)
         self.heartbeat.beat()  # a failed attempt is over as well
         log_failure(self.logger, error, count)
+
+
+def _recording(request: Request) -> Hashable:
+    return recording_of(request.recording_id)
 
 
 def _any_urgent(sequences: list[Sequence]) -> bool:

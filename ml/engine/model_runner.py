@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ml.engine.request import Request
 from ml.interfaces import Waveform
@@ -42,6 +42,16 @@ class EncoderBatch(Protocol):
 
 
 B = TypeVar("B", bound=EncoderBatch)
+
+
+@dataclass(eq=False)
+class Encoding(Generic[B]):
+    """An encoder batch on its way."""
+
+    sequences: list[Sequence]
+    batch: B
+    overtakes: bool  # it was admitted before chunks that had waited for longer
+    paused: bool = False  # another batch has overtaken it
 
 
 class ModelRunner(Protocol[B]):
