@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.support.waiting import wait_until, wait_until_equal
 
-COLLECT_AFTER_S = 1.0
+COLLECT_AFTER_S = 0.2
 # Pools start their threads on demand and bound them.
 POOLS = ("rpc", "idle-watch", "rejection", "health", "reflection", "encoder-worker", "engine-worker")
 

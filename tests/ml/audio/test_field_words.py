@@ -69,6 +69,7 @@ def test_what_is_below_speech_hides_no_word(stub: Stub, options: tuple[str, ...]
     assert wer(response) <= 0.06 and not response.warnings
 
 
+@pytest.mark.slow
 def test_hum_moves_no_cut_of_a_long_recording_and_costs_few_words(stub: Stub) -> None:
     recording = SAMPLES / "recording-3min.mp3"
     expected = recording.with_suffix(".txt").read_text(encoding="utf-8")
@@ -201,7 +202,7 @@ def test_raw_samples_with_an_odd_last_byte_are_no_warning(stub: Stub, tail: byte
     assert wer(response) <= 0.06 and not response.warnings
 
 
-@pytest.mark.parametrize("name", ["demo.wav", "demo.mp3", "recording-3min.mp3"])
+@pytest.mark.parametrize("name", ["demo.wav", "demo.mp3", pytest.param("recording-3min.mp3", marks=pytest.mark.slow)])
 def test_taking_off_infrasound_costs_no_words(stub: Stub, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recording = SAMPLES / name
     expected = recording.with_suffix(".txt") if "demo" not in name else SAMPLES / "demo.txt"
