@@ -73,8 +73,11 @@ class Int8Linear:
             quantised, 1.0, ZERO_POINT, self._packed, self._scales, self._zeros,
             None, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
-        scaled = found.mul_(scale) if bias is None else torch.addcmul(bias, found, scale)
-        return scaled.reshape(*x.shape[:-1], scaled.shape[-1])
+        if bias is None:
+            found.mul_(scale)
+        else:
+            torch.addcmul(bias, found, scale, out=found)
+        return found.reshape(*x.shape[:-1], found.shape[-1])
 
 
 Weight = torch.Tensor | Int8Linear | Int8Matrix
