@@ -163,7 +163,9 @@ def measure_beside(
         raise ModelError(FAILED.format("длинный файл распознан раньше первого клипа, для этой машины он короток"))
     line = _line(BESIDE.format(long_s), "server", beside)
     compared = times_idle(line.p50_s, [answer["processing_time"] for answer in idle])
-    return replace(line, extra={**compared, "file_throughput": alone_s / busy_s})
+    own_s = len(beside) * compared["idle_p50_s"]  # what the clips would take without the file
+    throughput = {"file_throughput": alone_s / busy_s, "file_throughput_net": alone_s / (busy_s - own_s)}
+    return replace(line, extra={**compared, **throughput})
 
 
 def _time_file(server: Server, path: Path, clips: Sequence[Path]) -> tuple[float, list[dict[str, float]]]:

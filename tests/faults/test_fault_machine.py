@@ -23,7 +23,7 @@ from services.transcription.implementations import BorealisTranscriptionService
 from tests.conftest import settings_for_tests
 from tests.faults.conftest import StartServer
 from tests.support import audio as media
-from tests.support import process_stats, recordings
+from tests.support import process_stats, recordings, whisper
 from tests.support.checkpoints import build_hand_made, save_upstream
 from tests.support.fault_services import ChunkHook, NumberingService
 from tests.support.harness import Answer, Health, ServerHarness, assert_rejected, assert_transcribed
@@ -39,6 +39,7 @@ from tests.support.waiting import HANG_LIMIT_S, wait_until
 MIB = 1024**2
 UNARY = f"/{SERVICE_NAME}/TranscribeAudio"
 Code = grpc.StatusCode
+AMPLE = {"SHUTDOWN_GRACE_S": str(HANG_LIMIT_S), "STREAM_IDLE_TIMEOUT_S": str(HANG_LIMIT_S)}
 
 
 @row(24)
@@ -71,11 +72,11 @@ def test_many_half_sent_messages_leave_nothing_behind() -> None:
         wait_until(lambda: process_stats.descriptor_count(pid) <= open_before + 2)
 
 
-def begin_upload(server: Served, may_end: threading.Event) -> Any:
+def begin_upload(server: Served, audio_bytes: bytes, may_end: threading.Event) -> Any:
     """A call that the server is already answering, and whose upload ends once `may_end` is set."""
 
     def upload() -> Iterator[transcription_pb2.AudioChunk]:
-        yield from stream_messages(recordings.recording("wav"), filename="a.wav")
+        yield from stream_messages(audio_bytes, filename="a.wav")
         may_end.wait(HANG_LIMIT_S)
 
     updates = server.stub.TranscribeAudioIncremental(upload(), timeout=HANG_LIMIT_S)
@@ -83,24 +84,39 @@ def begin_upload(server: Served, may_end: threading.Event) -> Any:
     return updates
 
 
+def check_sigterm(server: Served, audio_bytes: bytes) -> list[transcription_pb2.TranscriptionResponse]:
+    """End a server that answers calls; return their responses. New calls and the health service say that it ends."""
+    may_end = threading.Event()
+    watching = server.watch()
+    assert next(watching).status == Health.SERVING
+    calls = [begin_upload(server, audio_bytes, may_end) for _ in range(3)]
+    server.process.send_signal(signal.SIGTERM)
+    assert next(watching).status == Health.NOT_SERVING
+    for _ in range(20):
+        with pytest.raises(grpc.RpcError) as failure:
+            server.transcribe(recordings.control())
+        assert failure.value.code() is Code.UNAVAILABLE
+    may_end.set()
+    responses = [[*call][-1].response for call in calls]
+    watching.cancel()
+    assert server.exit_code() == 0
+    return responses
+
+
 @row(34)
 def test_calls_in_flight_finish_after_sigterm_and_new_ones_are_rejected() -> None:
-    may_end = threading.Event()
-    limits = {"SHUTDOWN_GRACE_S": str(HANG_LIMIT_S), "STREAM_IDLE_TIMEOUT_S": str(HANG_LIMIT_S)}
-    with served("numbering", MODEL_CHUNK_DURATION="1", **limits) as server:
-        watching = server.watch()
-        assert next(watching).status == Health.SERVING
-        calls = [begin_upload(server, may_end) for _ in range(3)]
-        server.process.send_signal(signal.SIGTERM)
-        assert next(watching).status == Health.NOT_SERVING
-        for _ in range(20):
-            with pytest.raises(grpc.RpcError) as failure:
-                server.transcribe(recordings.control())
-            assert failure.value.code() is Code.UNAVAILABLE
-        may_end.set()
-        assert all([*call][-1].response.success for call in calls)
-        watching.cancel()
-        assert server.exit_code() == 0
+    with served("numbering", MODEL_CHUNK_DURATION="1", **AMPLE) as server:
+        assert all(response.success for response in check_sigterm(server, recordings.recording("wav")))
+
+
+@row(34)
+@pytest.mark.speech
+def test_calls_in_flight_over_whisper_finish_after_sigterm() -> None:
+    audio_bytes = media.wav(whisper.free_text())
+    model = {"MODEL_NAME": str(whisper.whisper_base()), "MODEL_DEVICE": "cpu"}
+    with served("whisper", MODEL_CHUNK_DURATION="5", **model, **AMPLE) as server:
+        texts = [response.transcript for response in check_sigterm(server, audio_bytes)]
+    assert len({*texts}) == 1 and len(texts[0].split()) > 0.9 * len(whisper.said().split())
 
 
 @row(34)
