@@ -3,23 +3,26 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from api.grpc.client.responses import error_code
+from api.grpc.client.responses import NO_ERROR_CODE, error_code
 from api.http.errors import ApiError, from_refusal, from_rpc
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 
+T = TypeVar("T")
 SERVICE_NAME = transcription_pb2.DESCRIPTOR.services_by_name["TranscriptionService"].full_name
 AudioChunk = transcription_pb2.AudioChunk
 TranscriptionUpdate = transcription_pb2.TranscriptionUpdate
 
 HEALTH_TIMEOUT_S = 5.0
 RENEWAL_S = 300.0  # far below the server's CONNECTION_MAX_AGE_S: a call that begins late in a connection's life is cut
+STATUS_TIMEOUT_S = 5.0  # of a call that has ended
+_WRITE_FAILED = "Internal error from Core"  # details of the status that grpc.aio sets
 _NO_LIMIT = -1  # responses are bounded where they are made, requests where they are received
 _RECONNECT_MS = (500, 5_000)
 _OPTIONS = (
@@ -63,19 +66,19 @@ class Upstream:
             ApiError: the service does not answer this caller, or not now.
         """
         request = transcription_pb2.AudioRequest(audio_data=_SILENCE, filename="silence.pcm", format="pcm")
-        call = self._current().begin("TranscribeAudio", request, metadata=metadata)
+        call, ending = self._current().begin("TranscribeAudio", request, metadata=metadata)
         try:
             response = await call
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(await ending.error(error)) from None
         if not response.success:
-            raise from_refusal(error_code_of(await call.trailing_metadata()), response)
+            raise from_refusal(await ending.error_code(), response)
         return response.model_name, response.model_revision
 
     def transcribe(self, first: AudioChunk, metadata: "Metadata", in_parts: bool) -> "Call":
         """Begin a call that `first` describes; `in_parts` has segments sent as they become ready."""
         method = "TranscribeAudioIncremental" if in_parts else "TranscribeAudioStream"
-        return Call(self._current().begin(method, metadata=metadata), first, in_parts)
+        return Call(*self._current().begin(method, metadata=metadata), first, in_parts)
 
     def _current(self) -> "_Connection":
         if time.monotonic() - self._connection.opened_s > RENEWAL_S:
@@ -101,19 +104,18 @@ class _Connection:
         self._is_retired = False
         self._closing: asyncio.Task[None] | None = None
 
-    def begin(self, method: str, *arguments: Any, metadata: "Metadata") -> Any:
-        """A call of the service's `method`."""
+    def begin(self, method: str, *arguments: Any, metadata: "Metadata") -> "tuple[Any, Ending]":
+        """A call of the service's `method`, and how it will end."""
         call = getattr(self._stub, method)(*arguments, metadata=metadata)
         self._calls += 1
-        call.add_done_callback(self._ended)
-        return call
+        return call, Ending(call, self._ended)
 
     def retire(self) -> None:
         """Begin no more calls here."""
         self._is_retired = True
         self._close_if_idle()
 
-    def _ended(self, _call: Any) -> None:
+    def _ended(self) -> None:
         self._calls -= 1
         self._close_if_idle()
 
@@ -125,11 +127,55 @@ class _Connection:
 Metadata = tuple[tuple[str, str], ...]
 
 
+class Ending:
+    """The status that the server ended a call with.
+
+    Where a write fails because the call has ended, grpc.aio sets a status of its own, before the server's arrives or
+    in place of it, and calls callbacks for both (https://github.com/grpc/grpc/issues/36066).
+    """
+
+    def __init__(self, call: Any, on_end: Callable[[], None]) -> None:
+        """`on_end` is called once."""
+        self._call = call
+        self._on_end = on_end
+        self._is_over = False
+        self._status: grpc.aio.AioRpcError | None = None  # of success as well
+        self._arrived = asyncio.Event()
+        call.add_done_callback(self._keep)
+
+    async def error(self, seen: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+        """The error that the server ended the call with, where grpc.aio raised `seen`."""
+        if seen.details() != _WRITE_FAILED:
+            return seen
+        await self._wait()
+        return self._status if self._status and self._status.code() is not grpc.StatusCode.OK else seen
+
+    async def error_code(self) -> str:
+        """The x-error-code in the trailers, once the server has answered."""
+        await self._wait()
+        return error_code(self._status) if self._status else NO_ERROR_CODE
+
+    async def _wait(self) -> None:
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._arrived.wait(), STATUS_TIMEOUT_S)
+
+    def _keep(self, call: Any) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._on_end()
+        details = _at_once(call.details())
+        if details != _WRITE_FAILED:
+            code, trailers = _at_once(call.code()), _at_once(call.trailing_metadata())
+            self._status = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details)
+            self._arrived.set()
+
+
 class Call:
     """One transcription under way. `send` and `finish` by one task, `updates` by another."""
 
-    def __init__(self, call: Any, first: AudioChunk, in_parts: bool) -> None:
+    def __init__(self, call: Any, ending: Ending, first: AudioChunk, in_parts: bool) -> None:
         self._call = call
+        self._ending = ending
         self._first: AudioChunk | None = first
         self._in_parts = in_parts
 
@@ -165,28 +211,22 @@ class Call:
                 if update.HasField("response"):
                     return
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(await self._ending.error(error)) from None
         raise ApiError(500, "INCOMPLETE_ANSWER")
 
     async def _checked(self, update: TranscriptionUpdate) -> TranscriptionUpdate:
         if update.HasField("response") and not update.response.success:
-            raise from_refusal(error_code_of(await self._call.trailing_metadata()), update.response)
+            raise from_refusal(await self._ending.error_code(), update.response)
         return update
 
 
-def error_code_of(trailers: Any) -> str:
-    """The x-error-code among `trailers`."""
-    return error_code(_Trailers(trailers))
-
-
-class _Trailers:
-    """The part of a finished call that `error_code` reads: asynchronous calls have theirs behind an await."""
-
-    def __init__(self, trailers: Any) -> None:
-        self._trailers = trailers
-
-    def trailing_metadata(self) -> Any:
-        return self._trailers
+def _at_once(asked: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns that has nothing to wait for."""
+    try:
+        asked.send(None)
+    except StopIteration as returned:
+        return cast(T, returned.value)
+    raise RuntimeError("it waits")
 
 
 async def _unless_ended(write: Awaitable[None]) -> None:
