@@ -75,6 +75,8 @@ class HttpServer:
             deadline_s = time.monotonic() + grace_s
             while self._guard.in_flight and time.monotonic() < deadline_s:
                 time.sleep(_POLL_S)
+            while not self._server.started and self._thread.is_alive():
+                time.sleep(_POLL_S)  # ended within its start, uvicorn would not end the application
             self._server.should_exit = True
             self._thread.join()
         self._socket.close()
@@ -120,6 +122,7 @@ def _listen(config: HttpConfig) -> socket.socket:
         try:
             _set_options(listener, config.limits.idle_timeout_s)
             listener.bind((host, config.port))
+            listener.listen(BACKLOG)  # uvicorn would only once it runs: until then clients would be refused
         except OSError:
             listener.close()
             raise

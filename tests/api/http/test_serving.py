@@ -13,8 +13,13 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
+from prometheus_client import CollectorRegistry
 
 from api.grpc.server import GrpcServer
+from api.http.compose import config_of
+from api.http.context import Limits
+from api.http.server import HttpServer
+from api.http.upstream import Upstream
 from resources.config import PROJECT_ROOT
 from tests.conftest import sample, settings_for_tests
 from tests.support.audio import voice, wav
@@ -165,3 +170,35 @@ def test_private_address_is_for_this_user_alone() -> None:
         server.start()
         server.stop()
     assert not address.startswith("unix:") or not folder.exists()
+
+
+def test_client_that_comes_before_the_start_is_answered_after_it() -> None:
+    settings = settings_for_tests()
+    server = HttpServer(
+        config_of(settings, Limits(settings.stream_max_bytes, HANG_LIMIT_S, 100)),
+        lambda: Upstream("127.0.0.1:1", None),
+        CollectorRegistry(),
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_LIMIT_S) as early:
+        early.sendall(b"GET /nothing HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        server.start()
+        try:
+            assert early.recv(12) == b"HTTP/1.1 404"
+        finally:
+            server.stop(0)
+
+
+def test_gateway_stopped_as_it_starts_leaves_nothing_behind() -> None:
+    ends: list[None] = []
+
+    class Watched(Upstream):
+        async def close(self) -> None:
+            await super().close()
+            ends.append(None)
+
+    settings = settings_for_tests()
+    limits = Limits(settings.stream_max_bytes, HANG_LIMIT_S, 100)
+    server = HttpServer(config_of(settings, limits), lambda: Watched("127.0.0.1:1", None), CollectorRegistry())
+    server.start()
+    server.stop(0)
+    assert ends == [None] and not server.is_alive
