@@ -12,13 +12,14 @@ import ray
 
 from ml.cluster.replica import ReplicaSpec
 from ml.errors import EngineStoppedError, RecognitionError
-from ml.interfaces import Capabilities, RecognitionOptions, Waveform
+from ml.interfaces import SAMPLE_RATE, Capabilities, RecognitionOptions, Waveform
 from ml.transcript import Completion
 
 # The first sample of a chunk selects what the engine does with it; with any other value it answers.
 FAIL, STOP, EXIT, SLOW = 0.5, 0.25, 0.125, 0.0625
 MAX_CHUNK_S = 24.0  # shorter than Borealis' window
 CAPABILITIES = Capabilities(frozenset({"ru", "en"}), takes_prompt=True)  # other than the default
+SLOW_RECORDING_S = 2.1  # as slow: what a recording's first sample is, its decoder changes
 SLOW_S = 600.0  # over a slow chunk, unless it is cancelled: longer than any test
 
 
@@ -57,7 +58,8 @@ class SleepingEngine:
             self._count("engine_steps", 1)
             time.sleep(self._delay_s)
             deadline_s = time.monotonic() + SLOW_S
-            while waveform[0] == SLOW and not future.cancelled() and time.monotonic() < deadline_s:
+            is_slow = waveform[0] == SLOW or len(waveform) == round(SLOW_RECORDING_S * SAMPLE_RATE)
+            while is_slow and not future.cancelled() and time.monotonic() < deadline_s:
                 time.sleep(0.02)
             self._count("", -1)
         if waveform[0] == EXIT:

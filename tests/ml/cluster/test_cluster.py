@@ -24,14 +24,24 @@ from ml.borealis.runner import make_engine
 from ml.cluster.client import ClusterOptions
 from ml.cluster.deployment import Application, Scale
 from ml.cluster.messages import ReplicaStatus
-from ml.cluster.replica import FULL_SCALE, ReplicaSpec
+from ml.cluster.replica import ReplicaSpec
 from ml.errors import RecognitionError
 from ml.transcript import Completion
 from resources.config import Settings
 from services.transcription.implementations.ray_service import BorealisRayTranscriptionService
 from tests.conftest import ON_RAY, RAY_NODE, settings_for_tests
 from tests.support.audio import voice_wav as wav
-from tests.support.fake_engines import CAPABILITIES, EXIT, FAIL, MAX_CHUNK_S, SLOW, STOP, chunk, make_spec
+from tests.support.fake_engines import (
+    CAPABILITIES,
+    EXIT,
+    FAIL,
+    MAX_CHUNK_S,
+    SLOW,
+    SLOW_RECORDING_S,
+    STOP,
+    chunk,
+    make_spec,
+)
 from tests.support.fake_models import FakeModel
 from tests.support.waiting import wait_until as wait_until_within
 
@@ -218,9 +228,7 @@ def test_chunk_of_a_replica_that_stops_is_sent_to_another(front: Served) -> None
 
 def slow_recording() -> transcription_pb2.AudioRequest:
     """A recording of one chunk that takes longer than any test, unless it is cancelled."""
-    data = bytearray(wav(2))
-    data[44:46] = round(SLOW * FULL_SCALE).to_bytes(2, "little")  # the first sample after the header
-    return transcription_pb2.AudioRequest(audio_data=bytes(data), filename="a.wav")
+    return transcription_pb2.AudioRequest(audio_data=wav(SLOW_RECORDING_S), filename="a.wav")
 
 
 @pytest.mark.parametrize("deadline_s", [None, 10.0], ids=["cancelled", "late"])
