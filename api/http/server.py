@@ -75,8 +75,6 @@ class HttpServer:
             deadline_s = time.monotonic() + grace_s
             while self._guard.in_flight and time.monotonic() < deadline_s:
                 time.sleep(_POLL_S)
-            while not self._server.started and self._thread.is_alive():
-                time.sleep(_POLL_S)  # ended within its start, uvicorn would not end the application
             self._server.should_exit = True
             self._thread.join()
         self._socket.close()

@@ -136,7 +136,6 @@ class Ending:
 
     def __init__(self, call: Any, on_end: Callable[[], None]) -> None:
         """`on_end` is called once."""
-        self._call = call
         self._on_end = on_end
         self._is_over = False
         self._status: grpc.aio.AioRpcError | None = None  # of success as well

@@ -60,6 +60,7 @@ class SlotDecoder:
         self.final_norm: torch.Tensor = network.model.language_model.norm.weight  # (H,)
         self.head = join([network.lm_head])  # (V, H)
         self.sampler = Sampler(options, slots, network.device)
+        # The embeddings are looked up, but the head, which is not among these, multiplies by as many weights.
         self._row_flops = 2 * sum(weight.numel() for weight in network.model.language_model.parameters())
 
         self.prefix_length: int = prefix.shape[1]  # P

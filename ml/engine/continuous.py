@@ -6,9 +6,9 @@ from collections.abc import Set as AbstractSet
 from typing import Generic
 
 from ml.engine.model_runner import B, Encoding, ModelRunner, Sequence
-from ml.engine.request import Request
+from ml.engine.request import Request, recording_of
 from ml.engine.scheduler import Budget, EngineStats, Heartbeat, halve, log_failure, new_recordings
-from ml.engine.time_shares import DECODE_SHARE, URGENT_SHARE, SeenRecordings, TimeShares, recording_of
+from ml.engine.time_shares import DECODE_SHARE, URGENT_SHARE, SeenRecordings, TimeShares
 
 SPARSE = 1.25  # compact once a step would cover so many times as many rows as sequences: a step costs by its rows
 FEW = 0.5  # urgent sequences are decoded alone where they are at most this share of all

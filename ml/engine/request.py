@@ -74,3 +74,8 @@ class Request:
     def _claim(self) -> bool:
         """Whether this call may settle the future: the first to ask, unless the caller has cancelled it."""
         return self._outcome.acquire(blocking=False) and self.future.set_running_or_notify_cancel()
+
+
+def recording_of(recording_id: Hashable) -> Hashable:
+    """The recording of chunks that are recognised again, else `recording_id` itself."""
+    return recording_id.recording_id if isinstance(recording_id, Retry) else recording_id

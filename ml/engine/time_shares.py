@@ -2,8 +2,6 @@
 
 from collections.abc import Collection, Container, Hashable
 
-from ml.engine.request import Retry
-
 DECODE_SHARE = 0.25  # least share of the time for prefill and decode steps, while a recording waits for its text
 URGENT_SHARE = 0.75  # the same while an urgent sequence is in decoding
 OVERTAKING_SHARE = 0.75  # most of the encoder's time for new recordings that overtake others
@@ -60,8 +58,3 @@ class SeenRecordings:
             del self._seen[next(iter(self._seen))]
         is_only = recording not in admitted and recording not in waiting
         return is_first or (is_only and bool(admitted))
-
-
-def recording_of(recording_id: Hashable) -> Hashable:
-    """The recording of chunks that are recognised again, else `recording_id` itself."""
-    return recording_id.recording_id if isinstance(recording_id, Retry) else recording_id

@@ -172,13 +172,15 @@ def test_private_address_is_for_this_user_alone() -> None:
     assert not address.startswith("unix:") or not folder.exists()
 
 
-def test_client_that_comes_before_the_start_is_answered_after_it() -> None:
+def not_started(upstream: type[Upstream]) -> HttpServer:
+    """A gateway before a server that is not there."""
     settings = settings_for_tests()
-    server = HttpServer(
-        config_of(settings, Limits(settings.stream_max_bytes, HANG_LIMIT_S, 100)),
-        lambda: Upstream("127.0.0.1:1", None),
-        CollectorRegistry(),
-    )
+    config = config_of(settings, Limits(settings.stream_max_bytes, HANG_LIMIT_S, 100))
+    return HttpServer(config, lambda: upstream("127.0.0.1:1", None), CollectorRegistry())
+
+
+def test_client_that_comes_before_the_start_is_answered_after_it() -> None:
+    server = not_started(Upstream)
     with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_LIMIT_S) as early:
         early.sendall(b"GET /nothing HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
         server.start()
@@ -196,9 +198,7 @@ def test_gateway_stopped_as_it_starts_leaves_nothing_behind() -> None:
             await super().close()
             ends.append(None)
 
-    settings = settings_for_tests()
-    limits = Limits(settings.stream_max_bytes, HANG_LIMIT_S, 100)
-    server = HttpServer(config_of(settings, limits), lambda: Watched("127.0.0.1:1", None), CollectorRegistry())
+    server = not_started(Watched)
     server.start()
     server.stop(0)
     assert ends == [None] and not server.is_alive
