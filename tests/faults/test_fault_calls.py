@@ -151,6 +151,22 @@ def test_half_sent_messages_are_ended_by_the_age_of_their_connection(start_serve
 
 
 @row(28)
+def test_a_call_that_is_being_uploaded_outlives_the_age_of_its_connection(start_server: StartServer) -> None:
+    server = start_server(connection_max_age_s=1)
+    states: list[grpc.ChannelConnectivity] = []
+    server.channel.subscribe(states.append)
+    may_end = threading.Event()
+    recording = recordings.control()
+    call = server.begin_stream(paused_upload(len(recording), may_end, recording))
+    wait_until(lambda: grpc.ChannelConnectivity.READY in states and states[-1] is grpc.ChannelConnectivity.IDLE)
+    server.channel.unsubscribe(states.append)
+    assert not call.done()
+    may_end.set()
+    assert call.result(timeout=HANG_LIMIT_S).success
+    server.assert_works()  # over a new connection
+
+
+@row(28)
 def test_half_sent_messages_hold_the_workers_meanwhile(start_server: StartServer) -> None:
     server = start_server()
     with ExitStack() as halves:
