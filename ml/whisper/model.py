@@ -8,6 +8,7 @@ from math import ceil, exp
 from typing import Any
 
 import numpy as np
+from ctranslate2 import Device, StorageView
 from faster_whisper import WhisperModel as FasterWhisper
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_ctranslate2_storage
@@ -32,6 +33,11 @@ MARGIN_S = 2
 STEP_S = 4  # steps, so that an answer does not depend on the longest chunk of the batch
 MAX_TOKENS = 448  # positions of the decoder, prompt included
 SAMPLING_TEMPERATURE = 0.5
+# An answer whose tokens are less probable in the mean is decoded again, by beam search. Whisper base on 14 long
+# recordings of 600 s, 403 chunks: 9 % of them are, WER 20.3 instead of 20.6 %; all of them decoded so, 19.0 %, but in
+# a quarter more time.
+SURE_PROBABILITY = 0.76
+BEAMS = 5
 AUTO = "auto"  # detect the language
 
 Features = np.ndarray[Any, np.dtype[np.float32]]
@@ -93,22 +99,34 @@ class WhisperModel:
         encoded = self._network.model.encode(get_ctranslate2_storage(features))  # (B, T / 2, D)
         tokenizers = [self._tokenizers[code] for code in self._detect(languages, encoded)]
         prompts = [self._prompt(tokenizer, group.prompt) for tokenizer in tokenizers]
-        results = self._network.model.generate(
-            encoded,
-            prompts,
-            beam_size=1,
-            max_length=MAX_TOKENS,
-            sampling_topk=0 if group.sampled else 1,  # 0: among all tokens
-            sampling_temperature=SAMPLING_TEMPERATURE if group.sampled else 1.0,
-            return_scores=True,
-            return_no_speech_prob=True,
-        )
+        results = self._generate(encoded, prompts, group.sampled)
         durations_s = [len(waveform) / SAMPLE_RATE for waveform in waveforms]
         completions = [_completion(*row) for row in zip(results, tokenizers, prompts, durations_s, strict=True)]
+        unsure = [] if group.sampled else [row for row, answer in enumerate(completions) if _is_unsure(answer)]
+        if unsure:
+            found = self._generate(_rows(encoded, unsure), [prompts[row] for row in unsure], beams=BEAMS)
+            for row, result in zip(unsure, found, strict=True):
+                results[row] = result
+                completions[row] = _completion(result, tokenizers[row], prompts[row], durations_s[row])
         if not group.word_times:
             return completions
         tokens = [result.sequences_ids[0] for result in results]
         return self._add_words(completions, tokens, tokenizers, encoded, [len(waveform) for waveform in waveforms])
+
+    def _generate(self, encoded: Any, prompts: list[list[int]], sampled: bool = False, beams: int = 1) -> list[Any]:
+        """Return CTranslate2's result for each row of `encoded` (B, T / 2, D)."""
+        return list(
+            self._network.model.generate(
+                encoded,
+                prompts,
+                beam_size=beams,
+                max_length=MAX_TOKENS,
+                sampling_topk=0 if sampled else 1,  # 0: among all tokens
+                sampling_temperature=SAMPLING_TEMPERATURE if sampled else 1.0,
+                return_scores=True,
+                return_no_speech_prob=True,
+            )
+        )
 
     def _add_words(
         self,
@@ -163,6 +181,15 @@ def padded_frames(samples: int) -> int:
     """Frames of the spectrogram that the encoder is given for a chunk of `samples`."""
     steps = ceil((samples / SAMPLE_RATE + MARGIN_S) / STEP_S)
     return STEP_S * steps * FRAMES_PER_S
+
+
+def _is_unsure(completion: Completion) -> bool:
+    return completion.confidence is not None and completion.confidence < SURE_PROBABILITY
+
+
+def _rows(encoded: StorageView, rows: list[int]) -> StorageView:
+    """Return those rows of the encoder's output (B, T / 2, D), in the host's memory."""
+    return get_ctranslate2_storage(np.asarray(encoded.to_device(Device.cpu))[rows])
 
 
 def _completion(result: Any, tokenizer: Tokenizer, prompt: list[int], duration_s: float) -> Completion:

@@ -9,6 +9,7 @@ from ml.engine.engine import Engine
 from ml.interfaces import RecognitionOptions, Waveform
 from ml.manifest import normalise
 from ml.transcript import Completion, FinishReason
+from ml.whisper.model import SURE_PROBABILITY
 from tests.support.whisper import free_text, said, sentence, spoken_words
 
 pytestmark = pytest.mark.speech
@@ -25,6 +26,11 @@ def noise(duration_s: float, level: float = 0.1) -> Waveform:
     return np.random.default_rng(0).normal(0, level, int(duration_s * RATE)).astype(np.float32)
 
 
+def unclear(number: int) -> Waveform:
+    """A sentence in so much noise that some answers are in doubt."""
+    return sentence(number) + noise(10, 0.05)[: len(sentence(number))]
+
+
 def test_sentences_are_recognised_with_their_punctuation(engine: Engine) -> None:
     completions = recognise(engine, *(sentence(number) for number in range(8)))
     right = sum(completion.text in said() for completion in completions if completion.text)
@@ -34,6 +40,7 @@ def test_sentences_are_recognised_with_their_punctuation(engine: Engine) -> None
 
 def test_a_chunk_is_answered_the_same_alone_as_beside_chunks_of_other_lengths(engine: Engine) -> None:
     chunks = [free_text()[: 24 * RATE], sentence(0), noise(1), sentence(1), free_text()[: 12 * RATE], sentence(2)]
+    chunks += [unclear(number) for number in range(3)]
     together = recognise(engine, *chunks)
     assert together == [recognise(engine, chunk)[0] for chunk in chunks]
 
@@ -50,11 +57,23 @@ def test_a_chunk_that_is_too_long_is_refused(engine: Engine) -> None:
 
 
 def test_a_greedy_answer_repeats_and_a_sampled_one_varies(engine: Engine) -> None:
-    unclear = sentence(2) + noise(10, 0.05)[: len(sentence(2))]
-    greedy = recognise(engine, *[unclear] * 3)
-    sampled = recognise(engine, *[unclear] * 6, sampled=True)
+    greedy = recognise(engine, *[unclear(2)] * 3)
+    sampled = recognise(engine, *[unclear(2)] * 6, sampled=True)
     assert len(set(greedy)) == 1
     assert len({completion.text for completion in sampled}) > 1
+
+
+def test_an_answer_in_doubt_is_replaced_by_the_most_probable_of_several(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = [unclear(number) for number in range(8)]
+    answers = recognise(engine, *chunks)
+    monkeypatch.setattr("ml.whisper.model.SURE_PROBABILITY", 0.0)
+    greedy = recognise(engine, *chunks)
+    replaced = [(before, after) for before, after in zip(greedy, answers, strict=True) if before != after]
+    assert replaced and len(replaced) < len(chunks)
+    assert all((before.confidence or 0) < SURE_PROBABILITY for before, _ in replaced)
+    assert all((after.confidence or 0) >= (before.confidence or 0) for before, after in replaced)
 
 
 def test_an_answer_that_does_not_end_says_so(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
