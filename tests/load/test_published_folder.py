@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ml.benchmarks.reference import transcribe_batch
+from ml.benchmarks.strategies import transcribe_batch
 from ml.borealis.checkpoint import prepare_checkpoint
 from ml.borealis.config import GenerationOptions
 from ml.borealis.model import BorealisModel

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ml.benchmarks.reference import embed, generate
+from ml.benchmarks.strategies import embed, generate
 from ml.borealis.config import GenerationOptions
 from ml.borealis.decoder import SlotDecoder
 from ml.borealis.device_path import Decoder

@@ -18,9 +18,9 @@ from ml.benchmarks.lines import Run, to_line
 from ml.benchmarks.load import Answers
 from ml.benchmarks.meter import Usage
 from ml.benchmarks.recordings import Recordings, noise_bursts, speech
-from ml.benchmarks.reference import embed, generate, transcribe_batch
 from ml.benchmarks.report import COLUMNS
 from ml.benchmarks.roofline import Roofline, encoder_flops
+from ml.benchmarks.strategies import embed, generate, transcribe_batch
 from ml.benchmarks.weights import ROOT, SHAPES, load_weights, set_eos
 from ml.benchmarks.workloads import Sizes
 from ml.borealis.model import BorealisModel

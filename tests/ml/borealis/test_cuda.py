@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ml.benchmarks.reference import transcribe_batch
+from ml.benchmarks.strategies import transcribe_batch
 from ml.borealis import cuda as graphs
 from ml.borealis.checkpoint import Checkpoint
 from ml.borealis.config import GenerationOptions

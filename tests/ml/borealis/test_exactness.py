@@ -7,7 +7,7 @@ from concurrent.futures import Future, wait
 import pytest
 import torch
 
-from ml.benchmarks.reference import embed, generate, transcribe_batch
+from ml.benchmarks.strategies import embed, generate, transcribe_batch
 from ml.borealis import decoder as decoder_module
 from ml.borealis.checkpoint import Checkpoint
 from ml.borealis.config import GenerationOptions

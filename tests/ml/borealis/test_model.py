@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import VoxtralForConditionalGeneration
 
-from ml.benchmarks.reference import embed, generate, transcribe_batch
+from ml.benchmarks.strategies import embed, generate, transcribe_batch
 from ml.borealis import config
 from ml.borealis.checkpoint import Checkpoint
 from ml.borealis.config import GenerationOptions, resolve_device, resolve_dtype

@@ -13,7 +13,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ml.benchmarks.reference import embed
+from ml.benchmarks.strategies import embed
 from ml.borealis.config import GenerationOptions
 from ml.borealis.runner import make_engine
 from ml.borealis.sampler import Sampler

@@ -12,7 +12,7 @@ import torch
 
 from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
-from ml.benchmarks.reference import embed
+from ml.benchmarks.strategies import embed
 from ml.benchmarks.word_times import compare, read_words
 from ml.borealis import word_times
 from ml.borealis.config import GenerationOptions
