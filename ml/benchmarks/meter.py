@@ -1,6 +1,5 @@
 """What a measurement took of the machine, and on what machine it was."""
 
-import ctypes
 import os
 import platform
 import time
@@ -9,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from ml.heap import release_free_memory
 
 _PROC = Path("/proc")  # absent outside Linux: what is read there is then 0
 
@@ -42,8 +43,8 @@ class Meter:
         self._device = device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        with suppress(OSError, AttributeError):  # not Linux, or another C library
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        release_free_memory()
+        with suppress(OSError):  # not Linux
             (_PROC / "self" / "clear_refs").write_text("5")  # proc(5): resets VmHWM
         self._busy_s, self._cpu_s, self._started_s = _busy_s(), _cpu_s(), time.perf_counter()
 

@@ -14,7 +14,6 @@ import random
 import sys
 import tempfile
 import time
-import wave
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from faster_whisper import BatchedInferencePipeline, WhisperModel
 
 from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
+from ml.benchmarks.festival import PAUSES_S, write_wav
 from ml.benchmarks.goals import (
     AT_ONCE,
     BESIDE,
@@ -49,7 +49,6 @@ from ml.whisper.load import WhisperOptions, load_engine
 from ml.whisper.weights import DEFAULT_FOLDER
 
 LANGUAGE = "ru"
-PAUSES_S = (0.1, 1.0)
 LONG_S = 600.0
 CLIPS = 32
 BATCH = 8  # of BatchedInferencePipeline
@@ -202,9 +201,7 @@ def _long_recording(samples: Sequence[Sample], path: Path, duration_s: float, or
             spoken.append(sample)
             if sum(map(len, parts)) >= duration_s * SAMPLE_RATE:
                 break
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
-        file.writeframes((np.concatenate(parts) * 32767).astype("<i2").tobytes())
+    write_wav(path, np.concatenate(parts))
     return path, spoken
 
 

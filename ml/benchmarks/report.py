@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ml.benchmarks.lines import Line
 from ml.benchmarks.roofline import Roofline
+from ml.heap import MEBIBYTE
 
-MEBIBYTE = 1024 * 1024
 CLIENTS = " clients"  # how the workloads of the plot end
 OPTIONS = ("weights", "new_tokens", "ignore_eos", "slots", "quick")  # those that the page's first line names
 
@@ -91,14 +91,13 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         if line.floor_share and line.strategy == "engine":
             series["encoder's matrix products alone"][line.clients] = line.rtfx / line.floor_share
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(ylabel="seconds of audio per second")
+    axes.set_xlabel("clients, each sending a clip, waiting for its text and sending the next")
     for label, points in sorted(series.items()):
         axes.plot(list(points), list(points.values()), marker="o", label=label)
     axes.set_xscale("log", base=2)
     axes.set_xticks(clients := sorted({line.clients for line in lines}), [str(count) for count in clients])
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("clients, each sending a clip, waiting for its text and sending the next")
-    axes.set_ylabel("seconds of audio per second")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

@@ -1,7 +1,7 @@
 """The least time a chunk can take here: its operations at the rate of one product, its reads at the rate of a copy."""
 
 import statistics
-import time
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -66,11 +66,9 @@ def _weights(part: nn.Module) -> int:
 
 
 def _median_s(work: Callable[[], object], on_cuda: bool) -> float:
-    times_s = []
-    for _ in range(REPEATS + 1):
-        started_s = time.perf_counter()
+    def run() -> None:
         work()
         if on_cuda:
             torch.cuda.synchronize()
-        times_s.append(time.perf_counter() - started_s)
-    return statistics.median(times_s[1:])  # the first one warms up
+
+    return statistics.median(timeit.repeat(run, number=1, repeat=REPEATS + 1)[1:])  # the first one warms up

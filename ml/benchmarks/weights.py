@@ -60,20 +60,15 @@ def set_eos(model: BorealisModel, token_id: int | None) -> None:
 def _random(shape: Shape, device: torch.device, dtype: torch.dtype, options: GenerationOptions) -> BorealisModel:
     """Make a model in place, on `device` and in `dtype`: nothing is read, written or converted."""
     tokenizer = train_tokenizer()
-    before = torch.get_default_dtype()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.device(device):
-            torch.manual_seed(0)
-            network = VoxtralForConditionalGeneration._from_config(
-                make_config(tokenizer, shape), attn_implementation="sdpa"
-            )
-            for key, weight in network.named_parameters():
-                if "norm" not in key:
-                    weight.data.normal_(0, WEIGHT_SPREAD)
-    finally:
-        torch.set_default_dtype(before)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.device(device):
+        torch.manual_seed(0)
+        network = VoxtralForConditionalGeneration._from_config(
+            make_config(tokenizer, shape), dtype=dtype, attn_implementation="sdpa"
+        )
+        for key, weight in network.named_parameters():
+            if "norm" not in key:
+                weight.data.normal_(0, WEIGHT_SPREAD)
     network.lm_head.weight = network.get_input_embeddings().weight  # as in Borealis
     network.eval().requires_grad_(False)
     return BorealisModel(network, tokenizer, build_prompt(tokenizer), options, [tokenizer.eos_token_id])
