@@ -12,10 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-
-from tqdm import tqdm
+from collections.abc import Iterator
 
 from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
@@ -24,33 +21,22 @@ from ml.benchmarks.meter import describe_machine
 from ml.benchmarks.recordings import Recordings, noise_bursts, speech
 from ml.benchmarks.report import draw, to_json, to_markdown, to_table
 from ml.benchmarks.roofline import Roofline, measure
-from ml.benchmarks.served import Programs, measure_beside, measure_http, measure_stream, served
+from ml.benchmarks.served import SERVED, served
 from ml.benchmarks.strategies import shared
 from ml.benchmarks.weights import ROOT, SHAPES, find_folder, load_weights
 from ml.benchmarks.workloads import QUICK, Sizes, Workloads
 from ml.borealis.config import resolve_device, resolve_dtype
-from ml.borealis.model import BorealisModel
 from ml.borealis.runner import make_engine
 from ml.errors import ClusterUnavailableError, SpeechError
 from ml.heap import tune_malloc
 
 IN_PROCESS = ("clips", "file", "clients", "beside", "lengths")
-SERVED = ("beside", "stream", "http")  # measured through the server, where the weights are a folder that it can load
 WORKLOADS = (*IN_PROCESS, "stream", "http")
 CLUSTER = "cluster"  # needs requirements-ray.txt, and no weights: its replicas sleep
 MAX_DURATION_S = 24 * 3600.0
 RANDOM_NEW_TOKENS = 160  # dense Russian speech in 30 s
 NEW_TOKENS = 350  # the service's default
 OUTPUTS = ("json", "markdown", "plot")  # options that change no figure
-
-OnAnswer = Callable[[], object]
-
-PROGRAMS = Programs(
-    [sys.executable, "start.py"],
-    [sys.executable, "-m", "api.grpc.client"],
-    [sys.executable, "-m", "api.http.overhead"],
-    ROOT,
-)
 
 
 def main(arguments: list[str] | None = None, sizes: Sizes | None = None) -> int:
@@ -90,49 +76,25 @@ def run(flags: argparse.Namespace, sizes: Sizes) -> Iterator[tuple[list[Line], R
     if flags.workloads == [CLUSTER]:
         yield _measure_cluster(sizes), None
         return
-    device = resolve_device(flags.device)
-    model = load_weights(flags.weights, device, resolve_dtype(flags.dtype, device), flags.new_tokens, flags.ignore_eos)
+    device, folder = resolve_device(flags.device), find_folder(flags.weights)
+    dtype = resolve_dtype(flags.dtype, device)
+    model = load_weights(flags.weights, device, dtype, flags.new_tokens, flags.ignore_eos)
     decoder = AudioDecoder(find_ffmpeg(None), MAX_DURATION_S, timeout_s=MAX_DURATION_S)
-    is_random = flags.weights in SHAPES
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        bar = stack.enter_context(tqdm(desc="Записей распознано", unit="", disable=None, file=sys.stderr))
-        source = noise_bursts() if is_random else speech(decoder, ROOT / "resources" / "samples")
-        recordings = Recordings(folder, source)
+    source = speech(decoder, ROOT / "resources" / "samples") if folder else noise_bursts()
+    with tempfile.TemporaryDirectory() as written:
+        recordings = Recordings(Path(written), source)
         with make_engine(model, flags.slots) as engine:
             engine.warm_up()
-            strategy = shared(engine, flags.slots)
-            workloads = Workloads(
-                model, decoder, recordings, strategy, flags.slots, flags.threads, sizes, not is_random, bar.update
-            )
+            strategy, keep_text = shared(engine, flags.slots), folder is not None
+            workloads = Workloads(model, decoder, recordings, strategy, flags.slots, flags.threads, sizes, keep_text)
             for name in (name for name in IN_PROCESS if name in flags.workloads):
                 yield getattr(workloads, name)(), measure(model, flags.slots)
-        if not is_random and set(SERVED) & set(flags.workloads):
-            yield _measure_served(flags, sizes, model, recordings, bar.update), measure(model, flags.slots)
-
-
-def _measure_served(
-    flags: argparse.Namespace, sizes: Sizes, model: BorealisModel, recordings: Recordings, on_answer: OnAnswer
-) -> list[Line]:
-    """Measure through a server of the same weights; --ignore-eos does not reach it."""
-    settings = {
-        "MODEL_MAX_NEW_TOKENS": str(flags.new_tokens),
-        "MODEL_BATCH_SIZE": str(flags.slots),
-        "MODEL_DTYPE": str(model.dtype).removeprefix("torch."),
-    }
-    folder = find_folder(flags.weights)
-    assert folder is not None
-    lines: list[Line] = []
-    with served(PROGRAMS, folder, model.device, settings) as server:
-        if "stream" in flags.workloads:
-            lines += measure_stream(server, recordings.wav(sizes.file_s), sizes.repeats, on_answer)
-        if "beside" in flags.workloads:
-            clips = recordings.clips(sizes.clip_s, sizes.beside)
-            lines.append(measure_beside(server, clips, recordings.wav(sizes.long_s), sizes.long_s, on_answer))
-        if "http" in flags.workloads:
-            clip = recordings.wav(sizes.clip_s)
-            lines += measure_http(server, clip, sizes.clip_s, sizes.http, sizes.clips, on_answer)
-    return lines
+        names = [name for name in SERVED if name in flags.workloads]
+        if names and folder:
+            roofline = measure(model, flags.slots)
+            with served(folder, device, dtype, flags.slots, flags.new_tokens) as server:
+                for name in names:
+                    yield SERVED[name](server, recordings, sizes), roofline
 
 
 def _measure_cluster(sizes: Sizes) -> list[Line]:
@@ -142,8 +104,7 @@ def _measure_cluster(sizes: Sizes) -> list[Line]:
         raise ClusterUnavailableError(
             "Нагрузке cluster нужен пакет Ray: pip install -r requirements-ray.txt"
         ) from error
-    with tqdm(desc=CLUSTER, unit="", disable=None, file=sys.stderr) as bar:
-        return measure_cluster(sizes.cluster_chunks, sizes.cluster_calls, bar.update)
+    return measure_cluster(sizes.cluster_chunks, sizes.cluster_calls)
 
 
 def _parser() -> argparse.ArgumentParser:

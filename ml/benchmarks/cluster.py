@@ -2,18 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from ml.audio.splitter import Chunk
-from ml.benchmarks.lines import Line, Run, to_line
-from ml.benchmarks.load import Answers
+from ml.benchmarks.lines import Line, Run, one_by_one, to_line
 from ml.benchmarks.meter import Meter
 from ml.cluster.client import ClusterOptions, connect, disconnect, open_client
 from ml.cluster.deployment import POLL_S, Application, Scale
@@ -66,16 +66,7 @@ class Sleeper:
         return Completion("")
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A way to have chunks recognised."""
-
-    name: str
-    replicas: int
-    engine: Engine
-
-
-def measure_cluster(chunks: int, calls: int, on_answer: Callable[[], object]) -> list[Line]:
+def measure_cluster(chunks: int, calls: int) -> list[Line]:
     """Send `calls` single chunks and one recording of `chunks` to a sleeper here, to one replica and to two.
 
     Single chunks take turns, so that whatever else the machine does meets both. Raises ClusterUnavailableError where
@@ -84,20 +75,21 @@ def measure_cluster(chunks: int, calls: int, on_answer: Callable[[], object]) ->
     is_new = connect("")
     try:
         with closing(Sleeper(SINGLE_S)) as local, _replicas(1, SINGLE_S) as remote:
-            lines = _one_by_one([Contender("engine", 1, local), remote], calls, on_answer)
+            lines = _single_chunks(local, remote, calls)
         with closing(Sleeper(TAKES_S)) as local:
-            lines.append(_recording(Contender("engine", 1, local), chunks, on_answer))
+            lines.append(_recording("engine", 1, local, chunks))
         for count in (1, 2):
             with _replicas(count, TAKES_S) as remote:
-                lines.append(_recording(remote, chunks, on_answer))
-        return [*lines[:-1], replace(lines[-1], extra={"times_one_replica": lines[-1].rtfx / lines[-2].rtfx})]
+                lines.append(_recording("ray", count, remote, chunks))
+        *before, one, two = lines
+        return [*before, one, replace(two, extra={"times_one_replica": two.rtfx / one.rtfx})]
     finally:
         if is_new:
             disconnect()
 
 
 @contextmanager
-def _replicas(count: int, takes_s: float) -> Iterator[Contender]:
+def _replicas(count: int, takes_s: float) -> Iterator[Engine]:
     spec = ReplicaSpec(partial(Sleeper, takes_s), ("sleeper", ""), f"{count} {takes_s}", 120.0)
     scale = Scale(replicas=count, cpus=REPLICA_CPUS, max_ongoing=2 * SLOTS)
     with open_client(ClusterOptions(scale=scale, start_timeout_s=START_TIMEOUT_S), spec) as client:
@@ -106,35 +98,31 @@ def _replicas(count: int, takes_s: float) -> Iterator[Contender]:
             if time.monotonic() > deadline_s:
                 raise ClusterUnavailableError(f"На кластере Ray не стало реплик: {count}")
             time.sleep(POLL_S)
-        yield Contender("ray", count, client.engine)
+        yield client.engine
 
 
-def _one_by_one(contenders: list[Contender], calls: int, on_answer: Callable[[], object]) -> list[Line]:
-    latencies: list[list[float]] = [[] for _ in contenders]
-    meter, waveform = Meter(torch.device("cpu")), _chunk(0).waveform
-    for turn in range(calls + 1):
-        for contender, own in zip(contenders, latencies, strict=True):
+def _single_chunks(local: Engine, remote: Engine, calls: int) -> list[Line]:
+    latencies_s: dict[str, list[float]] = {"engine": [], "ray": []}
+    waveform = _chunk(0).waveform
+    for turn in tqdm(range(calls + 1), "cluster", leave=False, disable=None):
+        for engine, own in zip((local, remote), latencies_s.values(), strict=True):
             started_s = time.perf_counter()
-            contender.engine.submit(waveform, turn).result()
+            engine.submit(waveform, turn).result()
             own.append(time.perf_counter() - started_s)
-        on_answer()
-    usage, lines = meter.read(), []
-    for contender, own in zip(contenders, latencies, strict=True):
-        del own[0]  # the first one warms up
-        run = Run(Answers(own, audio_s=CHUNK_S * calls, chunks=calls), replace(usage, elapsed_s=sum(own)))
-        lines.append(to_line(f"one chunk of {CHUNK_S:g} s", contender.name, contender.replicas, 1, [run]))
-    here, there = lines
+    name = f"one chunk of {CHUNK_S:g} s"  # of each the first one warms up
+    here, there = (one_by_one(name, strategy, own[1:], CHUNK_S * calls) for strategy, own in latencies_s.items())
     return [here, replace(there, extra={"ms_over_engine": (there.p50_s - here.p50_s) * 1000})]
 
 
-def _recording(contender: Contender, chunks: int, on_answer: Callable[[], object]) -> Line:
-    recognise = recognise_with(contender.engine, window=4 * SLOTS * contender.replicas)
+def _recording(strategy: str, replicas: int, engine: Engine, chunks: int) -> Line:
+    recognise = recognise_with(engine, window=4 * SLOTS * replicas)
     meter = Meter(torch.device("cpu"))
-    for _ in recognise(map(_chunk, range(chunks)), threading.Event(), RecognitionOptions()):
-        on_answer()
+    completions = recognise(map(_chunk, range(chunks)), threading.Event(), RecognitionOptions())
+    for _ in tqdm(completions, "cluster", chunks, leave=False, disable=None):
+        pass
     usage = meter.read()
-    run = Run(Answers([usage.elapsed_s], audio_s=CHUNK_S * chunks, chunks=chunks), usage)
-    return to_line(f"a recording of {chunks} chunks", contender.name, contender.replicas, 1, [run])
+    run = Run([usage.elapsed_s], CHUNK_S * chunks, chunks, usage)
+    return to_line(f"a recording of {chunks} chunks", strategy, replicas, 1, [run])
 
 
 def _chunk(number: int) -> Chunk:

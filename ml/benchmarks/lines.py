@@ -6,16 +6,18 @@ from statistics import mean, median
 
 import numpy as np
 
-from ml.benchmarks.load import Answers
 from ml.benchmarks.meter import Usage
 
 
 @dataclass(frozen=True)
 class Run:
-    """One measurement."""
+    """One measurement: what the clients saw, and what it took."""
 
-    answers: Answers
+    latencies_s: Sequence[float]  # from sending to the text
+    audio_s: float
+    chunks: int
     usage: Usage
+    waited_s: Sequence[float] = (0.0,)  # of the latencies, for a worker
     stats: dict[str, float] = field(default_factory=dict)  # what EngineStats counted meanwhile
     floor_s: float | None = None  # the least time this work can take
 
@@ -60,10 +62,10 @@ def to_line(
     workload: str, strategy: str, workers: int, clients: int, runs: Sequence[Run], reference: Sequence[Run] = ()
 ) -> Line:
     """Sum up the runs of one strategy; `reference` holds the reference's run of each round, if it took part."""
-    latencies = [latency for run in runs for latency in run.answers.latencies_s]
+    latencies_s = [latency_s for run in runs for latency_s in run.latencies_s]
+    p50_s, p95_s, p99_s = np.percentile(latencies_s, (50, 95, 99)).tolist()
     stats = {name: median(run.stats[name] for run in runs) for name in runs[0].stats}
-    chunks = runs[0].answers.chunks
-    waited_s = mean(waited_s for run in runs for waited_s in run.answers.waited_s or [0.0])
+    waited_s = mean(waited_s for run in runs for waited_s in run.waited_s)
     floors = [run.floor_s / run.usage.elapsed_s for run in runs if run.floor_s is not None]
     pairs = [(run.usage, other.usage) for run, other in zip(runs, reference, strict=False)]
     cpu_ratios = [other.cpu_s / own.cpu_s for own, other in pairs if own.cpu_s]  # a short run may have no tick
@@ -72,19 +74,25 @@ def to_line(
         strategy,
         workers,
         clients,
-        requests=len(latencies),
-        chunks=chunks,
-        audio_s=runs[0].answers.audio_s,
+        requests=len(latencies_s),
+        chunks=runs[0].chunks,
+        audio_s=runs[0].audio_s,
         elapsed_s=median(run.usage.elapsed_s for run in runs),
         cpu_s=median(run.usage.cpu_s for run in runs),
         others=mean(run.usage.others for run in runs),
         peak_bytes=max(run.usage.peak_bytes for run in runs),
-        p50_s=float(np.percentile(latencies, 50)),
-        p95_s=float(np.percentile(latencies, 95)),
-        p99_s=float(np.percentile(latencies, 99)),
-        queue_s=waited_s + stats.get("waited_s", 0.0) / max(1, chunks),
+        p50_s=p50_s,
+        p95_s=p95_s,
+        p99_s=p99_s,
+        queue_s=waited_s + stats.get("waited_s", 0.0) / max(1, runs[0].chunks),
         stats=stats,
         floor_share=median(floors) if floors else None,
         ratio=median(other.elapsed_s / own.elapsed_s for own, other in pairs) if pairs else None,
         cpu_ratio=median(cpu_ratios) if cpu_ratios else None,
     )
+
+
+def one_by_one(workload: str, strategy: str, latencies_s: Sequence[float], audio_s: float) -> Line:
+    """Sum up calls made one after the other, each of one chunk; `audio_s` is the length of all."""
+    run = Run(latencies_s, audio_s, len(latencies_s), Usage(sum(latencies_s)))
+    return to_line(workload, strategy, 1, 1, [run])

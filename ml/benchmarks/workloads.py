@@ -2,31 +2,27 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import NamedTuple
+
+from tqdm import tqdm
 
 from ml.audio.decoder import AudioDecoder
-from ml.audio.splitter import Chunk
 from ml.benchmarks.lines import Line, Run, to_line
-from ml.benchmarks.load import send, transcribe
 from ml.benchmarks.meter import Meter
 from ml.benchmarks.recordings import Recordings
 from ml.benchmarks.roofline import measure
 from ml.benchmarks.strategies import Strategy, bare, reference
 from ml.borealis.model import BorealisModel
 from ml.errors import DecodingCancelledError
-from ml.interfaces import RecognitionOptions
 from ml.pipeline.pipeline import Pipeline
 from ml.pipeline.recogniser import Recognise
-from ml.transcript import Completion
-
-T = TypeVar("T")
-Contender = tuple[Strategy, int]
-"""A strategy and the number of requests handled at once."""
+from ml.transcript import Completion, Transcript
 
 CHUNK_DURATION_S = 30.0  # the service's default
 BESIDE = "a clip beside a file of {:g} s"
@@ -54,6 +50,16 @@ class Sizes:
 QUICK = Sizes(10, 8, 60, 1800, (60, 240), (1, 4), 4, beside=3, http=10, cluster_calls=5, cluster_chunks=32, repeats=1)
 
 
+class Job(NamedTuple):
+    """Recordings for a strategy."""
+
+    workload: str
+    strategy: Strategy
+    workers: int  # requests handled at once
+    clients: int  # each waits for its answer before it sends the next recording
+    paths: Sequence[Path]
+
+
 @dataclass(frozen=True)
 class Workloads:
     """What the workloads need; each public method measures one of them."""
@@ -66,30 +72,28 @@ class Workloads:
     threads: Sequence[int]  # numbers of server workers to try
     sizes: Sizes
     keep_text: bool  # dropped of random weights: taken for a repetition, the chunk would be recognised again
-    on_answer: Callable[[], object]  # called after each transcribed recording
 
     def clips(self) -> list[Line]:
         """Measure all clips sent at once."""
         paths = self.recordings.clips(self.sizes.clip_s, self.sizes.clips)
-        strategies = (reference(self.model), self.engine)
-        contenders = [(strategy, workers) for workers in self.threads for strategy in strategies]
-        name = f"{len(paths)} clips of {self.sizes.clip_s:g} s"
-        return self._compare(name, paths, len(paths), [*contenders, (bare(self.model), 1)], self.sizes.repeats)
+        name, compared = f"{len(paths)} clips of {self.sizes.clip_s:g} s", (reference(self.model), self.engine)
+        jobs = [Job(name, strategy, workers, len(paths), paths) for workers in self.threads for strategy in compared]
+        return self._measure([*jobs, Job(name, bare(self.model), 1, len(paths), paths)], self.sizes.repeats)
 
     def file(self) -> list[Line]:
         """Measure one file."""
-        paths = [self.recordings.wav(self.sizes.file_s)]
-        contenders: list[Contender] = [(reference(self.model), 1), (self.engine, 1), (bare(self.model), 1)]
-        return self._compare(f"a file of {self.sizes.file_s:g} s", paths, 1, contenders, self.sizes.repeats)
+        name, paths = f"a file of {self.sizes.file_s:g} s", [self.recordings.wav(self.sizes.file_s)]
+        strategies = (reference(self.model), self.engine, bare(self.model))
+        return self._measure([Job(name, strategy, 1, 1, paths) for strategy in strategies], self.sizes.repeats)
 
     def clients(self) -> list[Line]:
         """Measure clients that each send a clip, wait for its text and send the next."""
-        lines = []
-        contenders: list[Contender] = [(reference(self.model), max(self.threads)), (self.engine, max(self.threads))]
+        jobs = []
         for clients in self.sizes.clients:
             paths = self.recordings.clips(self.sizes.clip_s, max(clients, self.sizes.clips_per_series))
-            lines += self._compare(f"{clients} clients", paths, clients, contenders, 1)
-        return lines
+            for strategy in (reference(self.model), self.engine):
+                jobs.append(Job(f"{clients} clients", strategy, max(self.threads), clients, paths))
+        return self._measure(jobs, 1)
 
     def beside(self) -> list[Line]:
         """Measure clips sent one by one, first alone and then while a long file runs."""
@@ -97,60 +101,84 @@ class Workloads:
 
     def lengths(self) -> list[Line]:
         """Measure files of several lengths: as many at once as make an hour, so that the engine is equally busy."""
-
-        def run(length_s: float) -> Run:
+        jobs = []
+        for length_s in self.sizes.lengths_s:
             paths = self.recordings.clips(length_s, max(1, round(self.sizes.long_s / length_s)))
-            return self._run(self.engine, max(self.threads), paths, len(paths))
-
+            jobs.append(Job(f"files of {length_s:g} s", self.engine, max(self.threads), len(paths), paths))
         lines = []
-        for length_s, runs in _in_turns(self.sizes.lengths_s, self.sizes.repeats, run).items():
-            clients = len(runs[0].answers.latencies_s)
-            line = to_line(f"files of {length_s:g} s", self.engine.name, max(self.threads), clients, runs)
-            hours, per_chunk = line.audio_s / 3600, 1000 / line.chunks
-            cost = {"s_per_hour": line.elapsed_s / hours, "ms_per_chunk": line.elapsed_s * per_chunk}
-            lines.append(replace(line, extra=cost))
+        for line in self._measure(jobs, self.sizes.repeats):
+            s_per_hour, ms_per_chunk = 3600 / line.rtfx, 1000 * line.elapsed_s / line.chunks
+            lines.append(replace(line, extra={"s_per_hour": s_per_hour, "ms_per_chunk": ms_per_chunk}))
         return lines
 
-    def _compare(
-        self, workload: str, paths: Sequence[Path], clients: int, contenders: Sequence[Contender], rounds: int
-    ) -> list[Line]:
-        """Run each contender once a round; give each a line, compared with the reference of as many workers."""
-        runs = _in_turns(contenders, rounds, lambda contender: self._run(*contender, paths, clients))
-        references = {workers: own for (strategy, workers), own in runs.items() if strategy.name == "reference"}
+    def _measure(self, jobs: Sequence[Job], rounds: int) -> list[Line]:
+        """Run each job once a round, so that whatever else the machine does meets all of them; give each a line.
+
+        Lines are compared with the reference's of the same workload and as many workers.
+        """
+        runs: list[list[Run]] = [[] for _ in jobs]
+        for _ in range(rounds):
+            for job, own in zip(jobs, runs, strict=True):
+                roofline, run = measure(self.model, self.slots), self._run(job)
+                floor_s = roofline.least_s(run.chunks, run.stats.get("stepped_rows", 0.0))
+                own.append(replace(run, floor_s=floor_s))
+        done = list(zip(jobs, runs, strict=True))
+        references = {(job.workload, job.workers): own for job, own in done if job.strategy.name == "reference"}
         return [
-            to_line(workload, strategy.name, workers, clients, own, references.get(workers, ()))
-            for (strategy, workers), own in runs.items()
+            to_line(name, strategy.name, workers, clients, own, references.get((name, workers), ()))
+            for (name, strategy, workers, clients, _), own in done
         ]
 
-    def _run(self, strategy: Strategy, workers: int, paths: Sequence[Path], clients: int) -> Run:
-        roofline = measure(self.model, self.slots)
-        before, meter = strategy.stats(), Meter(self.model.device)
-        answers = send(self._pipeline(strategy), paths, clients, workers, self.on_answer)
-        usage, stats = meter.read(), _since(before, strategy)
-        return Run(answers, usage, stats, roofline.least_s(answers.chunks, stats.get("stepped_rows", 0.0)))
+    def _run(self, job: Job) -> Run:
+        before, meter = job.strategy.stats(), Meter(self.model.device)
+        latencies_s, waited_s, transcripts = zip(*send(self._pipeline(job.strategy), job), strict=True)
+        usage = meter.read()
+        stats = {name: value - before[name] for name, value in job.strategy.stats().items()}
+        audio_s = sum(transcript.audio_duration_s for transcript in transcripts)
+        chunks = sum(len(transcript.segments) for transcript in transcripts)
+        return Run(latencies_s, audio_s, chunks, usage, waited_s, stats)
 
     def _pipeline(self, strategy: Strategy) -> Pipeline:
         recognise = strategy.recognise if self.keep_text else _without_text(strategy.recognise)
         return Pipeline(self.decoder, CHUNK_DURATION_S, recognise)
 
     def _beside(self, strategy: Strategy) -> Line:
-        sizes, pipeline, cancelled = self.sizes, self._pipeline(strategy), threading.Event()
-        paths = self.recordings.clips(sizes.clip_s, sizes.beside)
-        idle = self._run(strategy, 1, paths, 1).answers
-
-        def run_file() -> None:
-            with suppress(DecodingCancelledError):
-                transcribe(pipeline, self.recordings.wav(sizes.long_s), cancelled)
-
-        before, meter = strategy.stats(), Meter(self.model.device)
-        file = threading.Thread(target=run_file)
-        file.start()
-        time.sleep(sizes.head_start_s)
-        run = Run(send(pipeline, paths, 1, 1, self.on_answer), meter.read(), _since(before, strategy))
-        cancelled.set()
-        file.join()
-        line = to_line(BESIDE.format(sizes.long_s), strategy.name, 2, 1, [run])
+        sizes, cancelled, long = self.sizes, threading.Event(), self.recordings.wav(self.sizes.long_s)
+        clips = self.recordings.clips(sizes.clip_s, sizes.beside)
+        job = Job(BESIDE.format(sizes.long_s), strategy, 1, 1, clips)
+        idle = self._run(job)
+        with ThreadPoolExecutor(1) as pool:
+            file = pool.submit(_transcribe, self._pipeline(strategy), long, cancelled)
+            time.sleep(sizes.head_start_s)
+            try:
+                run = self._run(job)
+            finally:
+                cancelled.set()
+        with suppress(DecodingCancelledError):
+            file.result()
+        line = to_line(job.workload, strategy.name, 2, 1, [run])
         return replace(line, extra=times_idle(line.p50_s, idle.latencies_s))
+
+
+def send(pipeline: Pipeline, job: Job) -> list[tuple[float, float, Transcript]]:
+    """Let the job's clients send its recordings to a server of its workers.
+
+    Returns each one's latency, the seconds of it that it waited for a worker, and its transcript. Raises what a
+    transcription raises.
+    """
+
+    def serve(path: Path, sent_s: float) -> tuple[float, Transcript]:
+        waited_s = time.perf_counter() - sent_s
+        return waited_s, _transcribe(pipeline, path)
+
+    def call(path: Path) -> tuple[float, float, Transcript]:
+        sent_s = time.perf_counter()
+        waited_s, transcript = server.submit(serve, path, sent_s).result()
+        return time.perf_counter() - sent_s, waited_s, transcript
+
+    with ThreadPoolExecutor(job.workers) as server, ThreadPoolExecutor(job.clients) as clients:
+        answers = clients.map(call, job.paths)
+        return list(tqdm(answers, job.workload, len(job.paths), leave=False, unit="", disable=None))
 
 
 def times_idle(p50_s: float, idle_latencies_s: Sequence[float]) -> dict[str, float]:
@@ -158,23 +186,10 @@ def times_idle(p50_s: float, idle_latencies_s: Sequence[float]) -> dict[str, flo
     return {"idle_p50_s": median(idle_latencies_s), "times_idle": p50_s / median(idle_latencies_s)}
 
 
-def _since(before: dict[str, float], strategy: Strategy) -> dict[str, float]:
-    return {name: value - before[name] for name, value in strategy.stats().items()}
-
-
-def _in_turns(what: Sequence[T], rounds: int, run: Callable[[T], Run]) -> dict[T, list[Run]]:
-    """Run each once a round, so that whatever else the machine does meets all of them."""
-    runs: dict[T, list[Run]] = {each: [] for each in what}
-    for _ in range(rounds):
-        for each, own in runs.items():
-            own.append(run(each))
-    return runs
+def _transcribe(pipeline: Pipeline, path: Path, cancelled: threading.Event | None = None) -> Transcript:
+    with path.open("rb") as file:
+        return pipeline.transcribe(file, cancelled=cancelled)
 
 
 def _without_text(recognise: Recognise) -> Recognise:
-    def recognise_silently(
-        chunks: Iterator[Chunk], cancelled: threading.Event, options: RecognitionOptions
-    ) -> Iterator[Completion]:
-        return (Completion("") for _ in recognise(chunks, cancelled, options))
-
-    return recognise_silently
+    return lambda *call: (Completion("") for _ in recognise(*call))

@@ -15,7 +15,6 @@ from ml import benchmark
 from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
 from ml.benchmarks.lines import Run, to_line
-from ml.benchmarks.load import Answers
 from ml.benchmarks.meter import Usage
 from ml.benchmarks.recordings import Recordings, noise_bursts, speech
 from ml.benchmarks.report import COLUMNS
@@ -155,7 +154,7 @@ def test_http_is_compared_with_grpc_through_a_real_server(tmp_path: Path) -> Non
 def test_several_runs_become_medians_and_are_compared_round_by_round() -> None:
     def run(elapsed_s: float, latencies_s: list[float], **stats: float) -> Run:
         usage = Usage(elapsed_s, cpu_s=2 * elapsed_s, others=0.0, peak_bytes=1)
-        return Run(Answers(latencies_s, [0.5], audio_s=60.0, chunks=2), usage, stats, floor_s=0.5)
+        return Run(latencies_s, 60.0, 2, usage, [0.5], stats, floor_s=0.5)
 
     own = [run(1.0, [1.0], steps=10, stepped_rows=20, waited_s=1.0) for _ in range(3)]
     line = to_line("w", "engine", 1, 1, own, [run(elapsed_s, [9.0]) for elapsed_s in (2.0, 3.0, 40.0)])
