@@ -18,13 +18,13 @@ from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
 from ml.benchmarks.lines import Line
 from ml.benchmarks.meter import describe_machine
-from ml.benchmarks.recordings import Recordings, noise_bursts, speech
+from ml.benchmarks.recordings import QUICK, Recordings, Sizes, speech
 from ml.benchmarks.report import draw, to_json, to_markdown, to_table
 from ml.benchmarks.roofline import Roofline, measure
 from ml.benchmarks.served import SERVED, served
 from ml.benchmarks.strategies import shared
 from ml.benchmarks.weights import ROOT, SHAPES, find_folder, load_weights
-from ml.benchmarks.workloads import QUICK, Sizes, Workloads
+from ml.benchmarks.workloads import Workloads
 from ml.borealis.config import resolve_device, resolve_dtype
 from ml.borealis.runner import make_engine
 from ml.errors import ClusterUnavailableError, SpeechError
@@ -80,9 +80,8 @@ def run(flags: argparse.Namespace, sizes: Sizes) -> Iterator[tuple[list[Line], R
     dtype = resolve_dtype(flags.dtype, device)
     model = load_weights(flags.weights, device, dtype, flags.new_tokens, flags.ignore_eos)
     decoder = AudioDecoder(find_ffmpeg(None), MAX_DURATION_S, timeout_s=MAX_DURATION_S)
-    source = speech(decoder, ROOT / "resources" / "samples") if folder else noise_bursts()
     with tempfile.TemporaryDirectory() as written:
-        recordings = Recordings(Path(written), source)
+        recordings = Recordings(Path(written), speech(decoder, ROOT / "resources" / "samples"))
         with make_engine(model, flags.slots) as engine:
             engine.warm_up()
             strategy, keep_text = shared(engine, flags.slots), folder is not None

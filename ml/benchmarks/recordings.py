@@ -1,6 +1,7 @@
-"""Makes the recordings that the workloads send: shipped speech repeated, or bursts of noise."""
+"""Makes the recordings that the workloads send, of shipped speech repeated, and says how many and how long."""
 
 import wave
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,27 @@ import numpy as np
 from ml.audio.decoder import AudioDecoder
 from ml.interfaces import SAMPLE_RATE, Waveform
 
-BURST_S, PAUSE_S = (0.4, 2.5), (0.2, 0.6)  # shortest and longest
-NOISE_S = 120.0  # seconds of different noise before it repeats
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much work each workload does."""
+
+    clip_s: float = 10.0  # seconds in a short recording
+    clips: int = 32  # short recordings sent at once
+    file_s: float = 600.0
+    long_s: float = 3600.0  # the file beside which clips are sent
+    lengths_s: tuple[float, ...] = (60.0, 600.0, 3600.0, 10800.0)
+    clients: tuple[int, ...] = (1, 4, 16, 64)
+    clips_per_series: int = 16  # at least, over all clients
+    beside: int = 12  # clips sent, one by one, while a long file runs
+    http: int = 50  # clips sent one by one, by gRPC and by HTTP each
+    head_start_s: float = 2.0  # of that file, in this process
+    cluster_calls: int = 40
+    cluster_chunks: int = 160  # chunks of the recording that replicas share
+    repeats: int = 3  # of the short workloads
+
+
+QUICK = Sizes(10, 8, 60, 1800, (60, 240), (1, 4), 4, beside=3, http=10, cluster_calls=5, cluster_chunks=32, repeats=1)
 
 
 class Recordings:
@@ -46,14 +66,3 @@ def speech(decoder: AudioDecoder, samples: Path) -> Waveform:
         with next(path for path in formats if path.exists()).open("rb") as file:
             waveforms.append(decoder.decode_all(file))
     return np.concatenate(waveforms)
-
-
-def noise_bursts(duration_s: float = NOISE_S) -> Waveform:
-    """Bursts of noise with pauses between them, at which the splitter can cut."""
-    random = np.random.default_rng(0)
-    parts: list[Waveform] = []
-    while sum(map(len, parts)) < duration_s * SAMPLE_RATE:
-        for (shortest_s, longest_s), level in ((BURST_S, 0.2), (PAUSE_S, 0.001)):
-            n_samples = int(random.uniform(shortest_s, longest_s) * SAMPLE_RATE)
-            parts.append(random.normal(0, level * random.uniform(0.5, 1), n_samples).astype(np.float32))
-    return np.concatenate(parts)[: int(duration_s * SAMPLE_RATE)]

@@ -50,10 +50,10 @@ COLUMNS: dict[str, Callable[[Line], str]] = {
 
 def to_table(lines: Sequence[Line]) -> str:
     """Return the lines as a Markdown table with even columns, for a terminal and for a page."""
-    rows = [["workload", *COLUMNS], [""] * (1 + len(COLUMNS))]
+    rows = [["workload", *COLUMNS]]
     rows += [[line.workload, *(show(line) for show in COLUMNS.values())] for line in lines]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows[1] = ["-" * width for width in widths]
+    rows.insert(1, ["-" * width for width in widths])
     padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
     return "\n".join(f"| {' | '.join(row)} |" for row in padded)
 
@@ -61,7 +61,7 @@ def to_table(lines: Sequence[Line]) -> str:
 def to_markdown(lines: Sequence[Line], machine: dict[str, str | int], options: dict[str, object]) -> str:
     """Return the table under a line that names machine and options."""
     ran_on = ", ".join(f"{name} {machine[name]}" for name in ("processor", "cpus", "device", "torch"))
-    chosen = ", ".join(f"{name} {options[name]}" for name in OPTIONS if name in options)
+    chosen = ", ".join(f"{name} {options[name]}" for name in OPTIONS)
     return f"On: {ran_on}. Options: {chosen}.\n\n{to_table(lines)}\n"
 
 

@@ -17,9 +17,9 @@ from statistics import median
 import torch
 
 from ml.benchmarks.lines import Line, one_by_one
-from ml.benchmarks.recordings import Recordings
+from ml.benchmarks.recordings import Recordings, Sizes
 from ml.benchmarks.weights import ROOT
-from ml.benchmarks.workloads import BESIDE, Sizes, times_idle
+from ml.benchmarks.workloads import BESIDE, times_idle
 from ml.errors import ModelError
 from ml.interfaces import SAMPLE_RATE
 
@@ -85,7 +85,7 @@ class Server:
 def served(model: Path, device: torch.device, dtype: torch.dtype, slots: int, new_tokens: int) -> Iterator[Server]:
     """Run the server with the checkpoint folder `model` until the context ends; yield it once it is ready.
 
-    Raises ModelError if it does not start.
+    The limit on tokens is passed to it, the benchmark's --ignore-eos is not. Raises ModelError if it does not start.
     """
     with tempfile.TemporaryDirectory() as folder:
         server = Server(_free_port(), _free_port(), _free_port(), Path(folder))

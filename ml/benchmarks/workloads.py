@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ml.audio.decoder import AudioDecoder
 from ml.benchmarks.lines import Line, Run, to_line
 from ml.benchmarks.meter import Meter
-from ml.benchmarks.recordings import Recordings
+from ml.benchmarks.recordings import Recordings, Sizes
 from ml.benchmarks.roofline import measure
 from ml.benchmarks.strategies import Strategy, bare, reference
 from ml.borealis.model import BorealisModel
@@ -26,28 +26,6 @@ from ml.transcript import Completion, Transcript
 
 CHUNK_DURATION_S = 30.0  # the service's default
 BESIDE = "a clip beside a file of {:g} s"
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much work each workload does."""
-
-    clip_s: float = 10.0  # seconds in a short recording
-    clips: int = 32  # short recordings sent at once
-    file_s: float = 600.0
-    long_s: float = 3600.0  # the file beside which clips are sent
-    lengths_s: tuple[float, ...] = (60.0, 600.0, 3600.0, 10800.0)
-    clients: tuple[int, ...] = (1, 4, 16, 64)
-    clips_per_series: int = 16  # at least, over all clients
-    beside: int = 12  # clips sent, one by one, while a long file runs
-    http: int = 50  # clips sent one by one, by gRPC and by HTTP each
-    head_start_s: float = 2.0  # of that file, in this process
-    cluster_calls: int = 40
-    cluster_chunks: int = 160  # chunks of the recording that replicas share
-    repeats: int = 3  # of the short workloads
-
-
-QUICK = Sizes(10, 8, 60, 1800, (60, 240), (1, 4), 4, beside=3, http=10, cluster_calls=5, cluster_chunks=32, repeats=1)
 
 
 class Job(NamedTuple):

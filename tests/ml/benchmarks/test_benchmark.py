@@ -16,12 +16,11 @@ from ml.audio.decoder import AudioDecoder
 from ml.audio.ffmpeg import find_ffmpeg
 from ml.benchmarks.lines import Run, to_line
 from ml.benchmarks.meter import Usage
-from ml.benchmarks.recordings import Recordings, noise_bursts, speech
+from ml.benchmarks.recordings import Recordings, Sizes, speech
 from ml.benchmarks.report import COLUMNS
 from ml.benchmarks.roofline import Roofline, encoder_flops
 from ml.benchmarks.strategies import embed, generate, transcribe_batch
 from ml.benchmarks.weights import ROOT, SHAPES, load_weights, set_eos
-from ml.benchmarks.workloads import Sizes
 from ml.borealis.model import BorealisModel
 from ml.tiny_model.network import make_config
 from ml.tiny_model.tokenizer import train_tokenizer
@@ -196,7 +195,8 @@ def test_recordings_with_a_text_are_taken_once_whatever_their_formats(tmp_path: 
 
 
 def test_recordings_have_the_length_asked_for_and_differ(tmp_path: Path) -> None:
-    recordings = Recordings(tmp_path, noise_bursts(5.0))
+    source = np.random.default_rng(0).uniform(-0.5, 0.5, 5 * 16_000).astype(np.float32)
+    recordings = Recordings(tmp_path, source)
     paths = [*recordings.clips(2.0, 2), recordings.wav(12.0)]
     contents = []
     for path in paths:

@@ -19,7 +19,7 @@ from api.grpc.metrics import ENGINE_METRICS
 from api.grpc.server import GrpcServer
 from generated.v1 import transcription_pb2, transcription_pb2_grpc
 from ml import benchmark
-from ml.benchmarks.workloads import Sizes
+from ml.benchmarks.recordings import Sizes
 from ml.borealis.runner import make_engine
 from ml.cluster.client import ClusterOptions
 from ml.cluster.deployment import Application, Scale
