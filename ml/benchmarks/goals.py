@@ -10,7 +10,7 @@ from ml.manifest import normalise
 
 LONG, SENTENCES, AT_ONCE = "long recording", "its sentences, one by one", "clips at once"
 IDLE, BESIDE, FILE_BESIDE = "a clip, idle", "a clip beside the long recording", "long recording beside clips"
-LOST_SHARE = 0.25  # of a sentence's words: one with fewer of them in the transcript is lost
+LOST_SHARE = 0.5  # of a sentence's letters: one with fewer of them in their place in the transcript is lost
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,19 @@ def count_errors(said: Sequence[str], recognised: Sequence[str]) -> tuple[int, i
 
 
 def lost_sentences(said: Sequence[str], recognised: str) -> int:
-    """How many of the sentences `said` are missing in the text `recognised` of all."""
-    words = [normalise(text).split() for text in said]
-    aligned = jiwer.process_words(normalise(" ".join(said)), normalise(recognised)).alignments[0]
+    """How many of the sentences `said` are missing in the text `recognised` of all.
+
+    Letters are counted, since a sentence whose every word is misheard is not missing, and one in whose place others
+    are repeated is.
+    """
+    sentences = [normalise(text) for text in said]
+    aligned = jiwer.process_characters(" ".join(sentences), normalise(recognised)).alignments[0]
     found = {index for part in aligned if part.type == "equal" for index in range(part.ref_start_idx, part.ref_end_idx)}
     lost, start = 0, 0
-    for sentence in words:
+    for sentence in sentences:
         end = start + len(sentence)
         lost += sum(index in found for index in range(start, end)) < LOST_SHARE * len(sentence)
-        start = end
+        start = end + 1  # the space
     return lost
 
 
