@@ -147,5 +147,6 @@ def test_calls_beyond_the_limit_are_rejected_and_the_server_works_on(
     with HalfCall(server.port, CHECK) as halves:
         for number in range(1, 150):
             halves.begin(2 * number + 1)
-        wait_until(lambda: check_status(server) is Code.RESOURCE_EXHAUSTED)
+        halves.wait_until_a_call_ended()  # rejected: the others are as many as the limit
+        assert check_status(server) is Code.RESOURCE_EXHAUSTED
     wait_until(lambda: check_status(server) is Code.OK)

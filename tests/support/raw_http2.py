@@ -7,7 +7,7 @@ from types import TracebackType
 from tests.support.waiting import HANG_LIMIT_S
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _SETTINGS, _PING = 0, 1, 4, 6
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING = 0, 1, 3, 4, 6
 _ACK, _END_STREAM, _END_HEADERS = 0x1, 0x1, 0x4
 _INITIAL_WINDOW_SIZE = 4  # a setting's number
 _OPAQUE = b"received"  # the eight bytes of our own ping
@@ -48,6 +48,12 @@ class RawCall:
         """Wait until the server has received every frame sent so far: it answers a ping in its turn."""
         self.socket.sendall(_frame(_PING, 0, _OPAQUE))
         while (frame := self._read_frame()) and frame != (_PING, _ACK, _OPAQUE):
+            self._acknowledge(*frame)
+        assert frame, "the server closed the connection"
+
+    def wait_until_a_call_ended(self) -> None:
+        """Wait until the server has reset one of the calls that have begun."""
+        while (frame := self._read_frame()) and frame[0] != _RST_STREAM:
             self._acknowledge(*frame)
         assert frame, "the server closed the connection"
 
