@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from collections.abc import Callable
 from types import TracebackType
 
 from tests.support.waiting import HANG_LIMIT_S
@@ -11,6 +12,9 @@ _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING = 0, 1, 3, 4, 6
 _ACK, _END_STREAM, _END_HEADERS = 0x1, 0x1, 0x4
 _INITIAL_WINDOW_SIZE = 4  # a setting's number
 _OPAQUE = b"received"  # the eight bytes of our own ping
+
+Frame = tuple[int, int, bytes]
+"""Kind, flags and payload."""
 
 
 class RawCall:
@@ -47,15 +51,11 @@ class RawCall:
     def wait_until_received(self) -> None:
         """Wait until the server has received every frame sent so far: it answers a ping in its turn."""
         self.socket.sendall(_frame(_PING, 0, _OPAQUE))
-        while (frame := self._read_frame()) and frame != (_PING, _ACK, _OPAQUE):
-            self._acknowledge(*frame)
-        assert frame, "the server closed the connection"
+        self._read_until(lambda frame: frame == (_PING, _ACK, _OPAQUE))
 
     def wait_until_a_call_ended(self) -> None:
         """Wait until the server has reset one of the calls that have begun."""
-        while (frame := self._read_frame()) and frame[0] != _RST_STREAM:
-            self._acknowledge(*frame)
-        assert frame, "the server closed the connection"
+        self._read_until(lambda frame: frame[0] == _RST_STREAM)
 
     def wait_until_ended(self) -> None:
         """Keep the connection alive, as a client does, until the server ends it."""
@@ -65,13 +65,18 @@ class RawCall:
         except ConnectionError:
             pass
 
+    def _read_until(self, is_awaited: Callable[[Frame], bool]) -> None:
+        while (frame := self._read_frame()) and not is_awaited(frame):
+            self._acknowledge(*frame)
+        assert frame, "the server closed the connection"
+
     def _acknowledge(self, kind: int, flags: int, payload: bytes) -> None:
         if kind == _SETTINGS and not flags & _ACK:
             self.socket.sendall(_frame(_SETTINGS, _ACK))
         if kind == _PING and not flags & _ACK:
             self.socket.sendall(_frame(_PING, _ACK, payload))
 
-    def _read_frame(self) -> tuple[int, int, bytes] | None:
+    def _read_frame(self) -> Frame | None:
         """Return the next frame's kind, flags and payload, or None at the end of the connection."""
         head = self._read(9)
         if not head:
