@@ -17,6 +17,7 @@ from ml.borealis.linear import embedding_of, memory_of
 from ml.borealis.network import load_network
 from ml.borealis.prompt import Prompt, build_prompt, load_tokenizer
 from ml.errors import ModelFormatError
+from ml.heap import MEBIBYTE
 from ml.interfaces import Waveform
 
 # Chunks in one pass of the encoder: a CPU's caches hold one, a GPU's activations stay below 1 GiB.
@@ -24,7 +25,6 @@ ENCODER_BATCH = {"cpu": 1, "cuda": 16}
 
 DIVIDED = "\ufffd"  # decoded from a token with a part of a character's bytes
 
-MEBIBYTE = 1024 * 1024
 _MEMORY = "Память модели: веса %.0f МБ, ключи и значения на %d фрагментов %.0f МБ"
 
 logger = logging.getLogger("BorealisModel")

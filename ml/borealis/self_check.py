@@ -12,9 +12,9 @@ from ml.borealis.device_path import DevicePath, PathModel, fast_path, plain_path
 from ml.borealis.sampler import Tokens
 from ml.borealis.transfer import BatchEncoder
 from ml.errors import DeviceUnavailableError
+from ml.heap import MEBIBYTE
 from ml.interfaces import SAMPLE_RATE, Waveform
 
-MEBIBYTE = 1024 * 1024
 NOT_FINITE = "Модель даёт бесконечные или неопределённые числа: задайте другой формат чисел (MODEL_DTYPE=float32)."
 STEPS = 24  # decode steps compared
 PROBE_S = 3.0
