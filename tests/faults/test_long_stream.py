@@ -20,6 +20,7 @@ TIMEOUT_S = 1000
 SAMPLE_PERIOD_S = 0.1
 MESSAGE_BYTES = 65_536
 WARM_UP_SHARE = 0.5  # until then the buffers of the transport and the heap grow to their sizes
+SERVERS = 3  # a leak shows in each of them; a heap that takes one more arena, once in many
 LEAK = 0.5  # bytes of memory per byte of the upload; keeping the upload takes 1, keeping its samples more than 10
 
 
@@ -32,9 +33,21 @@ def hours() -> bytes:
 @pytest.mark.parametrize("method", ["TranscribeAudioStream", "TranscribeAudioIncremental"])
 @pytest.mark.timeout(1200)
 def test_memory_does_not_grow_with_the_length_of_a_stream(method: str) -> None:
-    audio_bytes = hours()
+    audio_bytes, slopes = hours(), []
+
+    def grows_in_a_server() -> bool:
+        samples = samples_of_an_upload(method, audio_bytes)
+        sent, memory = zip(*(sample for sample in samples if sample[0] > WARM_UP_SHARE * len(audio_bytes)), strict=True)
+        slopes.append(slope(sent, memory))
+        return grows(sent, memory, LEAK)
+
+    assert not all(grows_in_a_server() for _ in range(SERVERS)), slopes
+
+
+def samples_of_an_upload(method: str, audio_bytes: bytes) -> list[tuple[int, int]]:
+    """Return the bytes sent to a new server and its resident memory in bytes, over the time of one call."""
     sent_bytes = 0
-    samples: list[tuple[int, int]] = []  # bytes sent, resident memory
+    samples: list[tuple[int, int]] = []
     answers: list[transcription_pb2.TranscriptionResponse] = []
 
     def upload() -> Iterator[transcription_pb2.AudioChunk]:
@@ -57,6 +70,4 @@ def test_memory_does_not_grow_with_the_length_of_a_stream(method: str) -> None:
             sender.join(SAMPLE_PERIOD_S)
     (answer,) = answers
     assert answer.success and answer.audio_duration > HOURS_S
-    sent, memory = zip(*(sample for sample in samples if sample[0] > WARM_UP_SHARE * len(audio_bytes)), strict=True)
-    print(len(sent), slope(sent, memory))
-    assert not grows(sent, memory, LEAK), slope(sent, memory)
+    return samples
