@@ -14,6 +14,7 @@ from transformers import VoxtralForConditionalGeneration
 from ml.borealis.config import GenerationOptions
 from ml.borealis.linear import Weight, embedding_of, join, join_biases, linear
 from ml.borealis.sampler import Sampler, Tokens
+from ml.borealis.workers import CpuWorkers
 
 STEP_FLOPS_A_THREAD = 1e8  # below, a step of one thread is quicker: waking others for each product takes longer
 
@@ -46,6 +47,7 @@ class SlotDecoder:
         audio_length: int,
         options: GenerationOptions,
         slots: int,
+        workers: CpuWorkers,
     ) -> None:
         """`prefix` (1, P, H) and `suffix` (1, S, H) are the prompt's embeddings around `audio_length` embeddings."""
         config = network.config.text_config
@@ -54,6 +56,7 @@ class SlotDecoder:
         self.kv_heads: int = config.num_key_value_heads
         self.eps: float = config.rms_norm_eps
         self.slots = slots
+        self._workers = workers
         self.on_progress: Callable[[], None] = lambda: None  # called for each layer of a prefill
         self.layers = [_fuse(layer) for layer in network.model.language_model.layers]
         self.embed = embedding_of(network)
@@ -95,7 +98,7 @@ class SlotDecoder:
         index = torch.cat([self._rows[row : row + 1] for row in rows])  # (b,), without a copy that the host waits for
         x = torch.cat([audio, self._suffix.expand(len(audio), -1, -1)], dim=1)  # (b, T, H)
         self._clear_kv(index)
-        x = self._run(x, index, self.prefix_length)
+        x = self._run_side_by_side(x, index, self.prefix_length)
         self.sampler.assign(rows, seeds)
         tokens = self.sampler.sample(self._logits(x[:, -1]), index, torch.zeros_like(index))
         self.tokens[index] = tokens.ids
@@ -204,6 +207,13 @@ class SlotDecoder:
         """Zero what was decoded in `rows` (b,): a key not yet reached is masked, but NaN times 0 is NaN."""
         for cache in (self.keys, self.values):
             cache[:, :, :, self.prefill_length :].index_fill_(1, rows, 0.0)
+
+    def _run_side_by_side(self, x: torch.Tensor, rows: torch.Tensor, start: int) -> torch.Tensor:
+        """The same as `_run`; on a CPU each row by itself, on a worker."""
+        if x.device.type != "cpu":
+            return self._run(x, rows, start)
+        parts = list(zip(x.split(1), rows.split(1), strict=True))
+        return torch.cat(self._workers.map(lambda part: self._run(part[0], part[1], start), parts))
 
     def _run(self, x: torch.Tensor, rows: torch.Tensor, start: int) -> torch.Tensor:
         """All layers over `x` (b, T, H) at positions start… of `rows` (b,), keys and values kept there.

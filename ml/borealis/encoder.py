@@ -1,9 +1,7 @@
 """Whisper's encoder and Borealis' adapter on a CPU: what transformers' modules compute, in less time."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import torch
@@ -12,6 +10,7 @@ from transformers import VoxtralForConditionalGeneration
 
 from ml.borealis.kernels import AutotunedKernels, Kernels, TorchKernels, gelu_
 from ml.borealis.linear import Weight, join, join_biases
+from ml.borealis.workers import CpuWorkers
 
 ADAPTER_ROWS = 375  # audio tokens of a chunk
 DTYPES = (torch.float32, torch.bfloat16)  # that this encoder computes in
@@ -45,20 +44,17 @@ class ChunkState:
 class CpuEncoder(nn.Module):
     """Features in, audio embeddings out; every chunk by itself, for a batch would not fit a CPU's caches.
 
-    One chunk gets all of torch's threads. Several chunks share them, each on its own worker: faster than one after the
-    other on all threads, because workers have no barriers in common. Holds no weights of its own but the biases of its
-    fused projections, and as many idle threads as torch had when it was made. For one caller at a time: the number of
-    threads that MKL uses is the whole process's.
+    One chunk gets all of torch's threads; several chunks share them. Holds no weights of its own but the biases of its
+    fused projections. For one caller at a time, see CpuWorkers.
     """
 
-    def __init__(self, network: VoxtralForConditionalGeneration, kernels: Kernels) -> None:
+    def __init__(self, network: VoxtralForConditionalGeneration, kernels: Kernels, workers: CpuWorkers) -> None:
         """`network` is on the CPU, in one of DTYPES or int8, and has GELU everywhere, see `make_encoder`."""
         super().__init__()
         tower, adapter = network.model.audio_tower, network.model.multi_modal_projector
         self.on_progress: Callable[[], None] = lambda: None  # called for each layer, on any worker
         self._kernels = kernels
-        # Kept from batch to batch: what MKL, oneDNN and the heap hold for a thread is lost with it.
-        self._workers = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="encoder-worker")
+        self._workers = workers
         self._heads: int = network.config.audio_config.num_attention_heads
         self._convolutions: list[nn.Conv1d] = [tower.conv1, tower.conv2]
         self._positions: torch.Tensor = tower.embed_positions.weight  # (1500, d)
@@ -74,23 +70,8 @@ class CpuEncoder(nn.Module):
 
     def advance(self, chunks: list[ChunkState], must_pause: Callable[[], bool]) -> None:
         """Compute `chunks` to their embeddings, or until `must_pause()`."""
-        if len(chunks) == 1:
-            self._advance_chunk(chunks[0], must_pause)
-            return
-        threads = torch.get_num_threads()
-        each, left_over = divmod(threads, len(chunks))
-        shares = [max(1, each + (number < left_over)) for number in range(len(chunks))]
-        try:
-            list(self._workers.map(self._advance_on, shares, chunks, repeat(must_pause)))
-        finally:
-            torch.set_num_threads(threads)
+        self._workers.map(lambda chunk: self._advance_chunk(chunk, must_pause), chunks)
 
-    def _advance_on(self, threads: int, chunk: ChunkState, must_pause: Callable[[], bool]) -> None:
-        """The same as _advance_chunk, by `threads` threads; for a worker."""
-        torch.set_num_threads(threads)
-        self._advance_chunk(chunk, must_pause)
-
-    @torch.inference_mode()
     def _advance_chunk(self, chunk: ChunkState, must_pause: Callable[[], bool]) -> None:
         if chunk.is_complete:
             return
@@ -149,18 +130,18 @@ class EncoderPass:
         return torch.stack([chunk.x for chunk in self._chunks])
 
 
-def make_encoder(network: VoxtralForConditionalGeneration) -> CpuEncoder | None:
+def make_encoder(network: VoxtralForConditionalGeneration, workers: CpuWorkers) -> CpuEncoder | None:
     """An encoder for `network` with the kernels that are quickest here; None where transformers' own is used."""
     audio = network.config.audio_config
     activations = (audio.activation_function, network.config.projector_hidden_act)
     if network.device.type != "cpu" or network.dtype not in DTYPES or activations != ("gelu", "gelu"):
         return None
     if network.dtype != torch.float32:
-        return CpuEncoder(network, TorchKernels())  # which leave other formats to oneDNN
+        return CpuEncoder(network, TorchKernels(), workers)  # which leave other formats to oneDNN
     kernels = AutotunedKernels(
         audio.max_source_positions, audio.hidden_size, audio.intermediate_size, audio.num_attention_heads
     )
-    return CpuEncoder(network, kernels)
+    return CpuEncoder(network, kernels, workers)
 
 
 def _fuse(layer: Any, rows: int) -> EncoderLayer:

@@ -16,6 +16,7 @@ from ml.borealis.generation import read_decoding_defaults
 from ml.borealis.linear import embedding_of, memory_of
 from ml.borealis.network import load_network
 from ml.borealis.prompt import Prompt, build_prompt, load_tokenizer
+from ml.borealis.workers import CpuWorkers
 from ml.errors import ModelFormatError
 from ml.heap import MEBIBYTE
 from ml.interfaces import Waveform
@@ -52,7 +53,8 @@ class BorealisModel:
         self.max_new_tokens = options.max_new_tokens
         self.log_mel = LogMel(self.device)
         self._on_progress: Callable[[], None] = lambda: None
-        self.encoder = make_encoder(network)
+        self._workers = CpuWorkers()
+        self.encoder = make_encoder(network, self._workers)
         network.generation_config = _generation_config(options, self.eos_ids, tokenizer.pad_token_id)
         self._prefix_ids = torch.tensor([prompt.prefix_ids], device=self.device)  # (1, P)
         self._pieces: dict[int, str] = {}
@@ -152,7 +154,7 @@ class BorealisModel:
     def _make_decoder(self, slots: int, options: GenerationOptions) -> SlotDecoder:
         audio = self.network.config.audio_config  # 4 frames of hidden_size side by side are intermediate_size wide
         audio_length = audio.max_source_positions * audio.hidden_size // audio.intermediate_size  # 375
-        decoder = SlotDecoder(self.network, *self.prompt_embeddings(), audio_length, options, slots)
+        decoder = SlotDecoder(self.network, *self.prompt_embeddings(), audio_length, options, slots, self._workers)
         decoder.on_progress = self._on_progress
         return decoder
 

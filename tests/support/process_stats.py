@@ -14,7 +14,7 @@ from tests.support.waiting import wait_until, wait_until_equal
 
 COLLECT_AFTER_S = 0.2
 # Pools start their threads on demand and bound them.
-POOLS = ("rpc", "idle-watch", "rejection", "health", "reflection", "encoder-worker", "engine-worker")
+POOLS = ("rpc", "idle-watch", "rejection", "health", "reflection", "model-worker", "engine-worker")
 
 
 def descriptors(pid: int | str = "self") -> Counter[str]:

@@ -13,6 +13,7 @@ from ml.borealis.config import GenerationOptions
 from ml.borealis.decoder import SlotDecoder
 from ml.borealis.device_path import Decoder
 from ml.borealis.model import BorealisModel
+from ml.borealis.workers import CpuWorkers
 from ml.interfaces import Waveform
 from tests.support.checkpoints import HIDDEN
 
@@ -42,7 +43,8 @@ class Alone:
 
     def make_decoder(self, slots: int) -> SlotDecoder:
         """A decoder of the model's, without graphs."""
-        return SlotDecoder(self.model.network, *self.model.prompt_embeddings(), AUDIO_LENGTH, self.model.options, slots)
+        prompt = self.model.prompt_embeddings()
+        return SlotDecoder(self.model.network, *prompt, AUDIO_LENGTH, self.model.options, slots, CpuWorkers())
 
 
 class NumberedChunks:

@@ -1,8 +1,5 @@
 """The encoder for the CPU computes what transformers' own computes, by the kernels that are quickest."""
 
-import gc
-import threading
-
 import pytest
 import torch
 
@@ -13,6 +10,7 @@ from ml.borealis.encoder import CpuEncoder, EncoderPass, make_encoder
 from ml.borealis.kernels import AutotunedKernels, Kernels, OneDnnKernels, TorchKernels
 from ml.borealis.load import ModelOptions, load_engine
 from ml.borealis.model import BorealisModel
+from ml.borealis.workers import CpuWorkers
 from tests.support.checkpoints import tone
 from tests.support.fake_models import in_background
 from tests.support.waiting import HANG_LIMIT_S
@@ -27,12 +25,12 @@ def test_embeddings_equal_those_of_transformers(model: BorealisModel, way: Kerne
     expected = torch.stack([model.network.get_audio_features(chunk[None]).pooler_output for chunk in features])
     scale = expected.abs().max()
     assert scale > 0.01
-    found = CpuEncoder(model.network, way)(features)
+    found = CpuEncoder(model.network, way, CpuWorkers())(features)
     torch.testing.assert_close(found / scale, expected / scale, atol=1e-5, rtol=0)
 
 
 def test_chunks_beside_each_other_are_what_each_is_alone(model: BorealisModel) -> None:
-    encoder = CpuEncoder(model.network, TorchKernels())
+    encoder = CpuEncoder(model.network, TorchKernels(), CpuWorkers())
     features = model.features(SOUNDS)
     threads = torch.get_num_threads()
     together = encoder(features)
@@ -43,7 +41,7 @@ def test_chunks_beside_each_other_are_what_each_is_alone(model: BorealisModel) -
 def test_a_chunk_that_fails_beside_others_fails_the_batch_and_leaves_the_threads_as_they_were(
     model: BorealisModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder, threads = CpuEncoder(model.network, TorchKernels()), torch.get_num_threads()
+    encoder, threads = CpuEncoder(model.network, TorchKernels(), CpuWorkers()), torch.get_num_threads()
     features = model.features(SOUNDS[:2])
     with pytest.raises(RuntimeError):
         encoder(features[:, :5])
@@ -53,7 +51,7 @@ def test_a_chunk_that_fails_beside_others_fails_the_batch_and_leaves_the_threads
 
 @pytest.mark.parametrize("chunks", [1, 2, 3])
 def test_a_batch_that_pauses_after_every_layer_gives_what_it_gives_in_one_go(model: BorealisModel, chunks: int) -> None:
-    encoder, features = CpuEncoder(model.network, TorchKernels()), model.features(SOUNDS[:chunks])
+    encoder, features = CpuEncoder(model.network, TorchKernels(), CpuWorkers()), model.features(SOUNDS[:chunks])
     batch, turns = EncoderPass(encoder, features), 0
     while not batch.is_ready():
         batch.advance(lambda: True)
@@ -63,31 +61,12 @@ def test_a_batch_that_pauses_after_every_layer_gives_what_it_gives_in_one_go(mod
 
 
 def test_another_batch_may_be_computed_while_one_is_paused(model: BorealisModel) -> None:
-    encoder, features = CpuEncoder(model.network, TorchKernels()), model.features(SOUNDS)
+    encoder, features = CpuEncoder(model.network, TorchKernels(), CpuWorkers()), model.features(SOUNDS)
     paused = EncoderPass(encoder, features[:2])
     paused.advance(lambda: True)
     between = encoder(features[2:])
     assert torch.equal(paused.wait(), encoder(features[:2]))
     assert torch.equal(between, encoder(features[2:]))
-
-
-def encoder_workers() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name.startswith("encoder-worker")}
-
-
-def test_batches_are_computed_by_the_same_threads_which_go_with_the_encoder(model: BorealisModel) -> None:
-    others, features = encoder_workers(), model.features(SOUNDS[:2])
-    encoder = CpuEncoder(model.network, TorchKernels())
-    encoder(features)
-    own = encoder_workers() - others
-    encoder(features)
-    assert 1 <= len(own) <= torch.get_num_threads()
-    assert encoder_workers() - others == own
-    del encoder
-    gc.collect()
-    for thread in own:
-        thread.join(HANG_LIMIT_S)
-    assert not encoder_workers() & own
 
 
 def test_transformers_own_encoder_still_answers_the_same_after_its_weights_were_joined(converted: Checkpoint) -> None:
@@ -103,7 +82,7 @@ def test_transformers_own_encoder_still_answers_the_same_after_its_weights_were_
 
 def test_float16_is_left_to_transformers(converted: Checkpoint) -> None:
     model = BorealisModel.load(converted.path, torch.device("cpu"), torch.float16, GenerationOptions())
-    assert make_encoder(model.network) is None
+    assert make_encoder(model.network, CpuWorkers()) is None
     assert model.encoder is None
     assert model.encoder_workers == 1
 
@@ -119,7 +98,7 @@ def test_bfloat16_goes_through_the_same_encoder(converted: Checkpoint, model: Bo
 
 def test_another_activation_is_left_to_transformers(model: BorealisModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model.network.config.audio_config, "activation_function", "relu")
-    assert make_encoder(model.network) is None
+    assert make_encoder(model.network, CpuWorkers()) is None
 
 
 class Clock:
