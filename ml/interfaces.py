@@ -24,6 +24,7 @@ class RecognitionOptions:
     language: str = ""  # ISO 639-1; empty for the model's default, "auto" to detect it
     prompt: str = ""  # names and terms to expect
     word_times: bool = False
+    incremental: bool = False  # texts are awaited one by one: the first of a recording is urgent
     again: bool = False  # these chunks have been recognised before, with a text that was no use
 
 

@@ -74,6 +74,7 @@ class ContinuousScheduler(Generic[B]):
 
     def advance(self) -> None:
         """See Scheduler: go on with the encoder batch, prefill it once ready, decode one token for each sequence."""
+        self._end_urgency()
         if self._encodings and self._may_go_on(self._encodings[-1]):
             encoding = self._encodings[-1]
             try:
@@ -106,6 +107,13 @@ class ContinuousScheduler(Generic[B]):
             admitted.add(recording)
         self._sequences += sequences
         return sequences
+
+    def _end_urgency(self) -> None:
+        """Where more of a recording waits, its first text is urgent only if it is awaited by itself."""
+        urgent = [each for each in self._sequences if each.urgent and not each.request.options.incremental]
+        waiting = set(map(recording_of, self.waiting())) if urgent else set()
+        for sequence in urgent:
+            sequence.urgent = _recording(sequence.request) not in waiting
 
     def _admitted(self) -> set[Hashable]:
         """Recordings that have chunks in flight."""

@@ -104,7 +104,7 @@ class TranscriptionServiceBase(ITranscriptionService):
     ) -> Iterator[transcription_pb2.TranscriptionUpdate]:
         segments: SimpleQueue[Segment | None] = SimpleQueue()
         done_s: dict[int, float] = {}  # by channel
-        call.on_segment = segments.put
+        call.on_segment, call.incremental = segments.put, True
         transcript = _in_background(
             lambda: self._transcriber.transcribe_stream(call, pieces), lambda: segments.put(None)
         )

@@ -2,10 +2,10 @@
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
-from ml.interfaces import Capabilities
+from ml.interfaces import Capabilities, RecognitionOptions
 from ml.pipeline.builder import OnSegment
 from services.transcription.errors import MissingFilenameError, UnsupportedFormatError
 from services.transcription.options import RequestOptions
@@ -91,6 +91,7 @@ class Call:
     capabilities: Capabilities = field(default_factory=Capabilities)  # of the model
     cancelled: threading.Event = field(default_factory=threading.Event)  # set when the call ends, however it ends
     on_segment: OnSegment = lambda segment: None
+    incremental: bool = False  # whether the caller gets each segment at once
     received_s: float = field(default_factory=time.perf_counter)  # time of the last byte
     decoded_s: float = 0.0  # seconds of audio
 
@@ -98,6 +99,11 @@ class Call:
         """Raise RequestError for a request that cannot be transcribed whatever its audio is."""
         self.audio_info.check()
         self.options.check()
+
+    def recognition_options(self) -> tuple[RecognitionOptions, tuple[str, ...]]:
+        """The options that the model can follow, and a warning for each of the others."""
+        options, warnings = self.options.for_model(self.capabilities)
+        return replace(options, incremental=self.incremental), warnings
 
     @property
     def processing_s(self) -> float:

@@ -28,7 +28,7 @@ class Transcriber:
             SpeechError: see services/transcription/errors.py.
         """
         call.check()
-        options, warnings = call.options.for_model(call.capabilities)
+        options, warnings = call.recognition_options()
         with self.admission.admitted(pieces) as counted, spool() as upload:
             for piece in counted:
                 upload.write(piece)
@@ -45,7 +45,7 @@ class Transcriber:
     def transcribe_stream(self, call: Call, pieces: Iterable[bytes]) -> Transcript:
         """Transcribe a recording while it arrives. Raises as `transcribe_file`, perhaps before the last piece."""
         call.check()
-        options, warnings = call.options.for_model(call.capabilities)
+        options, warnings = call.recognition_options()
         with (
             self.admission.admitted(pieces) as counted,
             spool(self.stream_max_bytes) as upload,

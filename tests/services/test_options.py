@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,7 +79,8 @@ def test_options_reach_a_model_that_can_follow_them(serve: Serve) -> None:
     options = Options(language="auto", prompt="Бореалис", word_times=True)
     for response, _ in transcribe_every_way(serve(service), voice_wav(1), filename="a.wav", options=options):
         assert response.success and not response.warnings
-    assert set(service.options) == {RecognitionOptions(language="auto", prompt="Бореалис", word_times=True)}
+    wanted = RecognitionOptions(language="auto", prompt="Бореалис", word_times=True)
+    assert service.options == [wanted, replace(wanted, incremental=True), wanted]  # streamed, incremental, unary
 
 
 def test_words_have_the_times_of_the_model_counted_from_the_beginning_of_the_audio(serve: Serve) -> None:

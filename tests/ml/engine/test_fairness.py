@@ -14,7 +14,7 @@ from ml.engine.continuous import ContinuousScheduler
 from ml.engine.fair_queue import FairQueue
 from ml.engine.model_runner import Sequence
 from ml.engine.request import Request, Retry
-from ml.interfaces import Waveform
+from ml.interfaces import RecognitionOptions, Waveform
 from ml.transcript import Completion
 
 ENCODE_S = {1: 0.14, 2: 0.28}  # by chunks
@@ -116,8 +116,9 @@ class Load:
         self.scheduler.waiting = self._waiting
         self._arriving: tuple[float, Request] | None = None
 
-    def put(self, recording: Hashable, tokens: int) -> Request:
-        request = Request(np.full(1, tokens, np.float32), recording, self._clock.now_s)
+    def put(self, recording: Hashable, tokens: int, incremental: bool = False) -> Request:
+        options = RecognitionOptions(incremental=incremental)
+        request = Request(np.full(1, tokens, np.float32), recording, self._clock.now_s, options)
         self._queue.put(recording, request)
         return request
 
@@ -217,11 +218,18 @@ def test_the_rows_fill_up_while_several_files_are_recognised(load: Load) -> None
     assert rows >= TimedRunner.slots * 3 / 4
 
 
-def test_the_first_segment_of_a_file_comes_before_its_other_chunks(clock: Clock) -> None:
+def test_the_first_segment_of_an_incremental_call_comes_before_the_other_chunks(clock: Clock) -> None:
     load = Load(clock)
-    first, *_ = [load.put("file", FILE_TOKENS) for _ in range(100)]
+    first, *_ = [load.put("file", FILE_TOKENS, incremental=True) for _ in range(100)]
     first_s = load.run_until(first.future.done)
     assert first_s <= 2 * (ENCODE_S[2] + FILE_TOKENS * (STEP_S + 2 * ROW_S))
+
+
+def test_the_rows_of_a_file_fill_up_from_its_start_where_no_segment_is_awaited_alone(clock: Clock) -> None:
+    load = Load(clock)
+    first, *others = [load.put("file", FILE_TOKENS) for _ in range(20)]
+    load.run_until(lambda: all(request.future.done() for request in (first, *others)))
+    assert load.scheduler.stats.steps <= 1.5 * FILE_TOKENS
 
 
 def test_several_files_go_on_beside_clips_without_end(load: Load) -> None:
