@@ -96,7 +96,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     for label, points in sorted(series.items()):
         axes.plot(list(points), list(points.values()), marker="o", label=label)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(clients := sorted({line.clients for line in lines}), [str(count) for count in clients])
+    axes.set_xticks(clients := sorted(set().union(*series.values())), [str(count) for count in clients])
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
