@@ -151,7 +151,8 @@ def test_language_and_prompt_reach_the_model(
 ) -> None:
     flags = ["--language", "en", "--prompt", "Борис, такси", "--words"]
     assert main([str(call), "--address", address, *flags, *way]) == 0
-    assert set(service.options) == {RecognitionOptions(language="en", prompt="Борис, такси", word_times=True)}
+    wanted = RecognitionOptions(language="en", prompt="Борис, такси", word_times=True, incremental=bool(way))
+    assert set(service.options) == {wanted}
     assert "⚠️" not in capsys.readouterr().err
 
 
