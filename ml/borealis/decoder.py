@@ -57,7 +57,7 @@ class SlotDecoder:
         self.eps: float = config.rms_norm_eps
         self.slots = slots
         self._workers = workers
-        self.on_progress: Callable[[], None] = lambda: None  # called for each layer of a prefill
+        self.on_progress: Callable[[], None] = lambda: None  # called for each layer of a prefill, on any worker
         self.layers = [_fuse(layer) for layer in network.model.language_model.layers]
         self.embed = embedding_of(network)
         self.final_norm: torch.Tensor = network.model.language_model.norm.weight  # (H,)
